@@ -1,0 +1,78 @@
+//! One error for the whole library: what went wrong in words a user can act on, and of which kind.
+//!
+//! The kind decides the SQLite result code the error reaches SQL with; `src/ext` maps it in one place.
+
+use std::{fmt, io};
+
+/// What sort of thing went wrong. Each maps to one SQLite primary result code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A wrong argument, option or state (`SQLITE_ERROR`).
+    Usage,
+    /// Somebody else holds a lock; trying again may help (`SQLITE_BUSY`).
+    Busy,
+    /// The database or the file system refuses to be written (`SQLITE_READONLY`).
+    ReadOnly,
+    /// The file system or the network failed (`SQLITE_IOERR`).
+    Io,
+    /// A file or a stream does not hold what its format prescribes (`SQLITE_CORRUPT`).
+    Corrupt,
+    /// A file could not be opened (`SQLITE_CANTOPEN`).
+    CantOpen,
+    /// The value is of the wrong type (`SQLITE_MISMATCH`).
+    Mismatch,
+    /// The upstream and this database do not belong together (`SQLITE_CONSTRAINT`).
+    Refused,
+    /// A panic was caught, or SQLite answered what it never should (`SQLITE_INTERNAL`).
+    Internal,
+}
+
+/// A message for a person and a [`Kind`] for the program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+}
+
+/// The result of everything in this library that can fail.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// An error of `kind` that says `message`.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Error {
+        Error { kind, message: message.into() }
+    }
+
+    /// A wrong argument, option or state.
+    pub fn usage(message: impl Into<String>) -> Error {
+        Error::new(Kind::Usage, message)
+    }
+
+    /// A file or stream that is not what its format prescribes.
+    pub fn corrupt(message: impl Into<String>) -> Error {
+        Error::new(Kind::Corrupt, message)
+    }
+
+    /// An I/O failure, told with what was being done.
+    pub fn io(doing: impl fmt::Display, error: &io::Error) -> Error {
+        Error::new(Kind::Io, format!("{doing}: {error}"))
+    }
+
+    /// Which kind this is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// The same error with `context: ` before its message.
+    pub fn within(self, context: impl fmt::Display) -> Error {
+        Error { kind: self.kind, message: format!("{context}: {}", self.message) }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}

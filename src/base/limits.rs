@@ -1,0 +1,42 @@
+//! Every bound the library keeps to, in one place.
+
+use std::time::Duration;
+
+/// Pages of one record or one write to a file: about this many bytes at once.
+pub const CHUNK_BYTES: usize = 1 << 20;
+
+/// Largest payload a version 2 record may announce, in bytes: a full chunk of the largest pages with room
+/// for their numbers. A record that says more is refused before anything is allocated.
+pub const MAX_RECORD_BYTES: u64 = 4 << 20;
+
+/// Largest decompressed WAL segment of the 2022 protocol taken in, in bytes. That protocol sends a transaction
+/// as one segment however large it is.
+pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
+
+/// Commits kept ready for followers that are nearly up to date, in bytes for each database served. A follower
+/// further behind is sent the pages that changed instead.
+pub const COMMIT_LOG_BYTES: usize = 16 << 20;
+
+/// Pages of a commit held in memory on a replica before they are written to the WAL unseen, in bytes.
+pub const STAGE_BYTES: usize = 16 << 20;
+
+/// How many WAL frames make a checkpoint worth its while: what SQLite's own auto-checkpoint uses.
+pub const CHECKPOINT_FRAMES: u32 = 1000;
+
+/// WAL size past which a primary takes the write lock for a moment to get the WAL checkpointed, in bytes.
+pub const WAL_LIMIT_BYTES: u64 = 64 << 20;
+
+/// How often an idle stream says that it is alive, and where its primary is.
+pub const HEARTBEAT: Duration = Duration::from_secs(1);
+
+/// How long a stream may be silent before its reader gives it up.
+pub const SILENCE: Duration = Duration::from_secs(10);
+
+/// First pause before a lost upstream is tried again; doubles up to [`RETRY_MAX`].
+pub const RETRY_MIN: Duration = Duration::from_millis(50);
+
+/// Longest pause between two tries to reach an upstream.
+pub const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// How long a lock of SQLite's that others hold for moments is tried for.
+pub const LOCK_PATIENCE: Duration = Duration::from_secs(5);

@@ -1,0 +1,15 @@
+//! Layer 0: the words of the field as types, and the bounds everything keeps to.
+//!
+//! Nothing here does I/O, and nothing here can fail but by saying so.
+
+mod clock;
+mod error;
+mod page;
+mod position;
+
+pub mod limits;
+
+pub use clock::{elapsed_since_unix_ms, unix_ms};
+pub use error::{Error, Kind, Result};
+pub use page::{FrameNo, PageSize, Pgno};
+pub use position::{Generation, Lsn, Position};

@@ -1,0 +1,378 @@
+//! The records of a stream.
+//!
+//! Header, 40 bytes, every field big-endian:
+//!
+//! | offset | size | field | unit |
+//! |---|---|---|---|
+//! | 0 | 4 | type | see below |
+//! | 4 | 4 | flags: 0, none is defined yet | |
+//! | 8 | 8 | generation | |
+//! | 16 | 8 | index | WAL resets |
+//! | 24 | 8 | offset in that WAL | bytes |
+//! | 32 | 8 | size of the payload | bytes |
+//!
+//! Then the payload:
+//!
+//! | type | name | version | position in the header | payload |
+//! |---|---|---|---|---|
+//! | 1 | snapshot | 1 | (index, 0) | the database file |
+//! | 2 | segment | 1 | where the bytes start | an LZ4 frame around bytes of the WAL |
+//! | 3 | begin | 2 | the primary's | page size u32, mode u32 (0 changes, 1 everything), pages to come at most u64 |
+//! | 4 | pages | 2 | not used, 0 | count u32, then count page numbers u32, then count pages |
+//! | 5 | commit | 2 | the state reached | database size u32 (pages), 0 u32, database checksum u64 (0: none), time i64 (ms since 1970) |
+//! | 6 | heartbeat | 2 | the primary's | time i64 (ms since 1970) |
+//! | 7 | error | 2 | the primary's | why the stream ends, UTF-8, at most 4096 bytes |
+//!
+//! Types 1 and 2 are the protocol Litestream spoke in 2022; the others are this project's, spoken when both ends say so.
+
+use byteorder::{BigEndian, ByteOrder};
+
+use super::Cursor;
+use crate::base::{Error, Generation, PageSize, Pgno, Position, Result, limits};
+
+/// Size of a record header in bytes.
+pub const HEADER_SIZE: usize = 40;
+
+/// Request and response header that names the version spoken.
+pub const VERSION_HEADER: &str = "litestream-stream-version";
+/// Response header with the page size in bytes, as in 2022.
+pub const PAGE_SIZE_HEADER: &str = "litestream-page-size";
+
+const BEGIN_SIZE: u64 = 16;
+const COMMIT_SIZE: u64 = 24;
+const HEARTBEAT_SIZE: u64 = 8;
+const ERROR_LIMIT: u64 = 4096;
+
+/// What a record is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Type {
+    /// The whole database, as of 2022.
+    Snapshot = 1,
+    /// Bytes of the WAL, as of 2022.
+    Segment = 2,
+    /// What follows up to the first commit.
+    Begin = 3,
+    /// Page images of the commit being sent.
+    Pages = 4,
+    /// The end of a commit.
+    Commit = 5,
+    /// Nothing new.
+    Heartbeat = 6,
+    /// The stream ends, and why.
+    Error = 7,
+}
+
+impl Type {
+    fn decode(n: u32) -> Result<Type> {
+        [Type::Snapshot, Type::Segment, Type::Begin, Type::Pages, Type::Commit, Type::Heartbeat, Type::Error]
+            .into_iter()
+            .find(|t| *t as u32 == n)
+            .ok_or_else(|| Error::corrupt(format!("stream: record of unknown type {n}, expected 1 to 7")))
+    }
+
+    /// Payload sizes in bytes a record of this type may announce.
+    fn bounds(self) -> std::ops::RangeInclusive<u64> {
+        match self {
+            Type::Snapshot => 512..=i64::MAX as u64 - 1,
+            Type::Segment => 1..=limits::MAX_SEGMENT_BYTES,
+            Type::Begin => BEGIN_SIZE..=BEGIN_SIZE,
+            Type::Pages => 4 + 4 + 512..=limits::MAX_RECORD_BYTES,
+            Type::Commit => COMMIT_SIZE..=COMMIT_SIZE,
+            Type::Heartbeat => HEARTBEAT_SIZE..=HEARTBEAT_SIZE,
+            Type::Error => 0..=ERROR_LIMIT,
+        }
+    }
+}
+
+/// The header of a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// What it is.
+    pub kind: Type,
+    /// The position, with the meaning the type gives it.
+    pub position: Position,
+    /// Payload size in bytes, within the bounds of its type.
+    pub size: u64,
+}
+
+impl Header {
+    /// Reads a header; an unknown type or flag, or a size the type does not allow, is an error.
+    pub fn decode(bytes: &[u8]) -> Result<Header> {
+        let mut at = Cursor::new("record header", bytes);
+        let kind = Type::decode(at.u32_be()?)?;
+        let flags = at.u32_be()?;
+        if flags != 0 {
+            return Err(Error::corrupt(format!("stream: {kind:?} record with flags 0x{flags:x}, expected 0")));
+        }
+        let generation = Generation(at.u64_be()?);
+        let position = Position { generation, index: at.u64_be()?, offset: at.u64_be()? };
+        let size = at.u64_be()?;
+        at.finish()?;
+        if !kind.bounds().contains(&size) {
+            return Err(Error::corrupt(format!(
+                "stream: {kind:?} record of {size} bytes, expected {} to {}",
+                kind.bounds().start(),
+                kind.bounds().end()
+            )));
+        }
+        Ok(Header { kind, position, size })
+    }
+
+    /// The 40 bytes of the header.
+    pub fn encode(&self) -> [u8; HEADER_SIZE] {
+        let mut out = [0; HEADER_SIZE];
+        BigEndian::write_u32(&mut out[0..4], self.kind as u32);
+        BigEndian::write_u64(&mut out[8..16], self.position.generation.0);
+        BigEndian::write_u64(&mut out[16..24], self.position.index);
+        BigEndian::write_u64(&mut out[24..32], self.position.offset);
+        BigEndian::write_u64(&mut out[32..40], self.size);
+        out
+    }
+}
+
+/// Payload of a begin record: what comes before the first commit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Begin {
+    /// Page size of the primary.
+    pub page_size: PageSize,
+    /// Whether every page comes, so that what the replica has does not matter.
+    pub everything: bool,
+    /// How many pages come at most; pages that change meanwhile may come again on top.
+    pub pages: u64,
+}
+
+impl Begin {
+    /// Reads the payload.
+    pub fn decode(payload: &[u8]) -> Result<Begin> {
+        let mut at = Cursor::new("begin record", payload);
+        let page_size = PageSize::new(at.u32_be()?).map_err(|e| e.within("begin record"))?;
+        let everything = match at.u32_be()? {
+            0 => false,
+            1 => true,
+            mode => return Err(Error::corrupt(format!("begin record: mode {mode}, expected 0 or 1"))),
+        };
+        let pages = at.u64_be()?;
+        at.finish()?;
+        Ok(Begin { page_size, everything, pages })
+    }
+
+    /// Appends the whole record to `out`.
+    pub fn encode(&self, position: Position, out: &mut Vec<u8>) {
+        out.extend_from_slice(&Header { kind: Type::Begin, position, size: BEGIN_SIZE }.encode());
+        out.extend_from_slice(&self.page_size.get().to_be_bytes());
+        out.extend_from_slice(&u32::from(self.everything).to_be_bytes());
+        out.extend_from_slice(&self.pages.to_be_bytes());
+    }
+}
+
+/// Payload of a commit record: the state the pages before it lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Commit {
+    /// Database size in pages.
+    pub pages: u32,
+    /// Checksum of the whole database; 0 when the sender keeps none.
+    pub checksum: u64,
+    /// When the primary read it, in milliseconds since the Unix epoch.
+    pub time: i64,
+}
+
+impl Commit {
+    /// Reads the payload.
+    pub fn decode(payload: &[u8]) -> Result<Commit> {
+        let mut at = Cursor::new("commit record", payload);
+        let pages = at.u32_be()?;
+        let reserved = at.u32_be()?;
+        let (checksum, time) = (at.u64_be()?, at.u64_be()? as i64);
+        at.finish()?;
+        if pages == 0 || reserved != 0 {
+            return Err(Error::corrupt(format!(
+                "commit record: database of {pages} pages and reserved field {reserved}, expected at least 1 and 0"
+            )));
+        }
+        Ok(Commit { pages, checksum, time })
+    }
+
+    /// Appends the whole record to `out`.
+    pub fn encode(&self, position: Position, out: &mut Vec<u8>) {
+        out.extend_from_slice(&Header { kind: Type::Commit, position, size: COMMIT_SIZE }.encode());
+        out.extend_from_slice(&self.pages.to_be_bytes());
+        out.extend_from_slice(&0u32.to_be_bytes());
+        out.extend_from_slice(&self.checksum.to_be_bytes());
+        out.extend_from_slice(&self.time.to_be_bytes());
+    }
+}
+
+/// Page images on their way, borrowed from a payload.
+pub struct Pages<'a> {
+    numbers: &'a [u8],
+    images: &'a [u8],
+    size: PageSize,
+}
+
+impl<'a> Pages<'a> {
+    /// Reads the payload of a pages record whose pages are of `size`.
+    pub fn decode(payload: &'a [u8], size: PageSize) -> Result<Pages<'a>> {
+        let mut at = Cursor::new("pages record", payload);
+        let count = at.u32_be()? as usize;
+        let expected = (count as u64).saturating_mul(4 + u64::from(size.get())).saturating_add(4);
+        if expected != payload.len() as u64 || count == 0 {
+            return Err(Error::corrupt(format!(
+                "pages record: {} bytes for {count} pages of {} bytes, expected {expected} and at least one page",
+                payload.len(),
+                size.get()
+            )));
+        }
+        let numbers = at.take(count.saturating_mul(4))?;
+        let images = at.take(count.saturating_mul(size.bytes()))?;
+        at.finish()?;
+        Ok(Pages { numbers, images, size })
+    }
+
+    /// Each page number and its image. Numbers that no database may send (0, the lock-byte page) are errors.
+    pub fn iter(&self) -> impl Iterator<Item = Result<(Pgno, &'a [u8])>> {
+        let lock = self.size.lock_page();
+        let numbers = self.numbers.chunks_exact(4).map(BigEndian::read_u32);
+        numbers.zip(self.images.chunks_exact(self.size.bytes())).map(move |(n, image)| {
+            let pgno = Pgno::new(n).map_err(|e| e.within("pages record"))?;
+            if pgno == lock {
+                return Err(Error::corrupt(format!("pages record: page {n} is the lock-byte page, which holds nothing")));
+            }
+            Ok((pgno, image))
+        })
+    }
+}
+
+/// Starts a pages record of `count` pages in `out`; the numbers and then the images are the caller's to append.
+pub fn start_pages(count: u32, size: PageSize, out: &mut Vec<u8>) {
+    let bytes = 4 + u64::from(count) * (4 + u64::from(size.get()));
+    let nowhere = Position { generation: Generation(0), index: 0, offset: 0 };
+    out.extend_from_slice(&Header { kind: Type::Pages, position: nowhere, size: bytes }.encode());
+    out.extend_from_slice(&count.to_be_bytes());
+}
+
+/// Most pages of `size` that one pages record takes.
+pub fn most_pages(size: PageSize) -> usize {
+    (limits::CHUNK_BYTES / size.bytes()).max(1)
+}
+
+/// Appends a heartbeat record to `out`. `time` is in milliseconds since the Unix epoch.
+pub fn heartbeat(position: Position, time: i64, out: &mut Vec<u8>) {
+    out.extend_from_slice(&Header { kind: Type::Heartbeat, position, size: HEARTBEAT_SIZE }.encode());
+    out.extend_from_slice(&time.to_be_bytes());
+}
+
+/// Reads the payload of a heartbeat: the primary's clock, in milliseconds since the Unix epoch.
+pub fn decode_heartbeat(payload: &[u8]) -> Result<i64> {
+    let mut at = Cursor::new("heartbeat record", payload);
+    let time = at.u64_be()? as i64;
+    at.finish()?;
+    Ok(time)
+}
+
+/// Appends an error record to `out`.
+pub fn error(position: Position, text: &str, out: &mut Vec<u8>) {
+    let mut end = text.len().min(ERROR_LIMIT as usize);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    out.extend_from_slice(&Header { kind: Type::Error, position, size: end as u64 }.encode());
+    out.extend_from_slice(&text.as_bytes()[..end]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Position = Position { generation: Generation(0x54a5_500f_2132_65e3), index: 2, offset: 4152 };
+
+    #[test]
+    fn the_header_of_a_2022_snapshot_is_read() -> Result<()> {
+        let mut bytes = [0; HEADER_SIZE];
+        bytes[3] = 1;
+        bytes[8..16].copy_from_slice(&0x54a5_500f_2132_65e3u64.to_be_bytes());
+        bytes[38] = 0x10;
+        let header = Header::decode(&bytes)?;
+        assert_eq!((header.kind, header.position.generation.0, header.size), (Type::Snapshot, 0x54a5_500f_2132_65e3, 4096));
+        assert_eq!(header.encode(), bytes);
+        Ok(())
+    }
+
+    #[test]
+    fn an_unknown_type_or_flag_or_an_absurd_size_is_refused() {
+        let good = Header { kind: Type::Pages, position: AT, size: 5000 }.encode();
+        assert!(Header::decode(&good).is_ok());
+        for (at, value) in [(3, 0), (3, 8), (0, 1), (7, 1), (32, 0x80), (34, 1), (38, 0)] {
+            let mut bad = good;
+            bad[at] = value;
+            assert!(Header::decode(&bad).is_err(), "byte {at} = {value}");
+        }
+    }
+
+    #[test]
+    fn every_record_is_read_back_as_it_was_written() -> Result<()> {
+        let size = PageSize::new(512)?;
+        let begin = Begin { page_size: size, everything: true, pages: 3 };
+        let commit = Commit { pages: 3, checksum: 1 << 63, time: -5 };
+        let mut out = Vec::new();
+        begin.encode(AT, &mut out);
+        assert_eq!(Header::decode(&out[..HEADER_SIZE])?.position, AT);
+        assert_eq!(Begin::decode(&out[HEADER_SIZE..])?, begin);
+        out.clear();
+        commit.encode(AT, &mut out);
+        assert_eq!(Commit::decode(&out[HEADER_SIZE..])?, commit);
+        out.clear();
+        heartbeat(AT, 77, &mut out);
+        assert_eq!(decode_heartbeat(&out[HEADER_SIZE..])?, 77);
+        Ok(())
+    }
+
+    #[test]
+    fn pages_come_out_as_they_went_in() -> Result<()> {
+        let size = PageSize::new(512)?;
+        let mut out = Vec::new();
+        start_pages(2, size, &mut out);
+        for n in [9u32, 4] {
+            out.extend_from_slice(&n.to_be_bytes());
+        }
+        out.extend_from_slice(&[1; 512]);
+        out.extend_from_slice(&[2; 512]);
+        let header = Header::decode(&out[..HEADER_SIZE])?;
+        assert_eq!(header.size as usize, out.len() - HEADER_SIZE);
+        let pages = Pages::decode(&out[HEADER_SIZE..], size)?;
+        let seen: Result<Vec<_>> = pages.iter().map(|p| p.map(|(n, image)| (n.get(), image[0]))).collect();
+        assert_eq!(seen?, [(9, 1), (4, 2)]);
+        for cut in 0..out.len() - HEADER_SIZE {
+            assert!(Pages::decode(&out[HEADER_SIZE..HEADER_SIZE + cut], size).is_err(), "cut at {cut}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_count_that_overflows_is_refused() -> Result<()> {
+        let mut payload = vec![0xff; 4];
+        payload.extend_from_slice(&[0; 516]);
+        assert!(Pages::decode(&payload, PageSize::new(65536)?).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn page_zero_and_the_lock_byte_page_are_refused() -> Result<()> {
+        let size = PageSize::new(65536)?;
+        for n in [0u32, 16_385] {
+            let mut payload = 1u32.to_be_bytes().to_vec();
+            payload.extend_from_slice(&n.to_be_bytes());
+            payload.extend_from_slice(&vec![0; 65536]);
+            assert!(Pages::decode(&payload, size)?.iter().any(|p| p.is_err()), "{n}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_error_text_is_cut_at_a_character() -> Result<()> {
+        let mut out = Vec::new();
+        error(AT, &"é".repeat(3000), &mut out);
+        assert!(std::str::from_utf8(&out[HEADER_SIZE..]).is_ok());
+        assert!(Header::decode(&out[..HEADER_SIZE]).is_ok());
+        Ok(())
+    }
+}

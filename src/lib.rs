@@ -1,0 +1,3 @@
+//! Live read replication for SQLite over HTTP, as a loadable extension.
+pub mod base;
+pub mod format;
