@@ -15,9 +15,7 @@ impl PageSize {
         if bytes.is_power_of_two() && (512..=65536).contains(&bytes) {
             return Ok(PageSize(bytes));
         }
-        Err(Error::corrupt(format!(
-            "page size {bytes}: expected a power of two from 512 to 65536"
-        )))
+        Err(Error::corrupt(format!("page size {bytes}: expected a power of two from 512 to 65536")))
     }
 
     /// The page size as a database header (offset 16) and the wal-index store it: 1 stands for 65536.
@@ -57,9 +55,7 @@ impl Pgno {
 
     /// Page `n`; pages are counted from 1.
     pub fn new(n: u32) -> Result<Pgno> {
-        NonZeroU32::new(n)
-            .map(Pgno)
-            .ok_or_else(|| Error::corrupt("page number 0: pages are counted from 1"))
+        NonZeroU32::new(n).map(Pgno).ok_or_else(|| Error::corrupt("page number 0: pages are counted from 1"))
     }
 
     /// From 1.

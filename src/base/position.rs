@@ -154,9 +154,16 @@ mod tests {
 
     #[test]
     fn what_is_not_a_position_is_refused() {
-        for text in ["", "/", "/:", "5fdb81d7f2759003", &TEXT[1..], &TEXT.to_uppercase(), &format!("{TEXT}0"),
-            "+fdb81d7f2759003/0000000000000000:000000000008cd40"]
-        {
+        for text in [
+            "",
+            "/",
+            "/:",
+            "5fdb81d7f2759003",
+            &TEXT[1..],
+            &TEXT.to_uppercase(),
+            &format!("{TEXT}0"),
+            "+fdb81d7f2759003/0000000000000000:000000000008cd40",
+        ] {
             assert!(text.parse::<Position>().is_err(), "{text}");
         }
     }

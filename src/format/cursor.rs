@@ -23,11 +23,7 @@ impl<'a> Cursor<'a> {
                 self.bytes = rest;
                 Ok(taken)
             }
-            None => Err(Error::corrupt(format!(
-                "{}: {} bytes left, expected {n} more",
-                self.what,
-                self.bytes.len()
-            ))),
+            None => Err(Error::corrupt(format!("{}: {} bytes left, expected {n} more", self.what, self.bytes.len()))),
         }
     }
 

@@ -235,7 +235,9 @@ impl<'a> Pages<'a> {
         numbers.zip(self.images.chunks_exact(self.size.bytes())).map(move |(n, image)| {
             let pgno = Pgno::new(n).map_err(|e| e.within("pages record"))?;
             if pgno == lock {
-                return Err(Error::corrupt(format!("pages record: page {n} is the lock-byte page, which holds nothing")));
+                return Err(Error::corrupt(format!(
+                    "pages record: page {n} is the lock-byte page, which holds nothing"
+                )));
             }
             Ok((pgno, image))
         })
@@ -292,7 +294,10 @@ mod tests {
         bytes[8..16].copy_from_slice(&0x54a5_500f_2132_65e3u64.to_be_bytes());
         bytes[38] = 0x10;
         let header = Header::decode(&bytes)?;
-        assert_eq!((header.kind, header.position.generation.0, header.size), (Type::Snapshot, 0x54a5_500f_2132_65e3, 4096));
+        assert_eq!(
+            (header.kind, header.position.generation.0, header.size),
+            (Type::Snapshot, 0x54a5_500f_2132_65e3, 4096)
+        );
         assert_eq!(header.encode(), bytes);
         Ok(())
     }
