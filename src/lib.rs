@@ -1,3 +1,5 @@
 //! Live read replication for SQLite over HTTP, as a loadable extension.
 pub mod base;
 pub mod format;
+pub mod sqlite;
+pub mod store;

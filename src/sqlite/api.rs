@@ -1,0 +1,105 @@
+//! The routine table that SQLite hands to an extension, through which every call goes
+//! (<https://www.sqlite.org/loadext.html>).
+
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
+
+use once_cell::sync::OnceCell;
+use sqlite3ext_sys::sqlite3_api_routines;
+
+use crate::base::{Error, Kind, Result};
+
+/// First version with `SQLITE_DIRECTONLY`; every routine used here is older.
+const OLDEST: c_int = 3_031_000;
+
+struct Table(*const sqlite3_api_routines);
+
+// SAFETY: the table is a constant of the SQLite library; its routines are thread-safe in a thread-safe build, and
+// workers on other threads are refused in any other (see `Connection::open`).
+unsafe impl Send for Table {}
+// SAFETY: as above; nothing ever writes to it.
+unsafe impl Sync for Table {}
+
+static TABLE: OnceCell<Table> = OnceCell::new();
+
+/// Keeps the routine table for the life of the process. A second SQLite library in the same process is refused:
+/// POSIX locks would not protect their connections from each other (<https://www.sqlite.org/howtocorrupt.html>, 2.2.1).
+///
+/// `table` is what SQLite passed to the entry point.
+pub fn install(table: *mut sqlite3_api_routines) -> Result<()> {
+    if table.is_null() {
+        return Err(Error::usage("litestream: this SQLite was built without loadable extensions"));
+    }
+    let kept = TABLE.get_or_init(|| Table(table));
+    if !std::ptr::eq(kept.0, table) {
+        return Err(Error::usage(
+            "litestream: already loaded by another SQLite library in this process; two of them must not share a process",
+        ));
+    }
+    let (version, number) = version();
+    if number < OLDEST {
+        return Err(Error::usage(format!("litestream: SQLite {version} is too old; expected 3.31.0 or newer")));
+    }
+    Ok(())
+}
+
+/// The routine table.
+///
+/// # Panics
+/// When no entry point ran, which no caller can bring about from SQL.
+#[expect(clippy::expect_used, reason = "nothing runs before the entry point")]
+pub(super) fn api() -> &'static sqlite3_api_routines {
+    let table = TABLE.get().expect("the entry point ran");
+    // SAFETY: SQLite passes a pointer to a static structure, valid while the library is loaded, and checked not null.
+    unsafe { &*table.0 }
+}
+
+/// Calls a routine of the table by name. Must stand in an unsafe block of its caller.
+macro_rules! call {
+    ($routine:ident($($argument:expr),* $(,)?)) => {
+        match $crate::sqlite::api::api().$routine {
+            Some(routine) => routine($($argument),*),
+            None => unreachable!(concat!("SQLite has ", stringify!($routine))),
+        }
+    };
+}
+pub(super) use call;
+
+/// Version of the SQLite in use, as text and as number.
+pub fn version() -> (String, c_int) {
+    // SAFETY: sqlite3_libversion returns a static string, sqlite3_libversion_number takes nothing.
+    unsafe {
+        let text = CStr::from_ptr(call!(libversion()));
+        (text.to_string_lossy().into_owned(), call!(libversion_number()))
+    }
+}
+
+/// Fills `out` from SQLite's random number generator.
+pub fn random_bytes<const N: usize>() -> [u8; N] {
+    let mut out = [0; N];
+    // SAFETY: sqlite3_randomness writes exactly N bytes to the buffer of N bytes.
+    unsafe { call!(randomness(N as c_int, out.as_mut_ptr().cast::<c_void>())) };
+    out
+}
+
+/// Writes one line to SQLite's error log (<https://www.sqlite.org/errlog.html>).
+pub fn log_to_sqlite(code: c_int, line: &str) {
+    let (Ok(text), true) = (CString::new(line), TABLE.get().is_some()) else { return };
+    // SAFETY: the format is a static "%s" and its argument a NUL-terminated string that outlives the call.
+    unsafe { call!(log(code, c"%s".as_ptr(), text.as_ptr())) };
+}
+
+/// An error for result code `code` of an operation on `what`, with SQLite's own words for it.
+pub(super) fn failure(what: impl std::fmt::Display, code: c_int, message: Option<&CStr>) -> Error {
+    let kind = match code & 0xff {
+        5 | 6 => Kind::Busy,
+        8 => Kind::ReadOnly,
+        10 | 13 => Kind::Io,
+        11 | 26 => Kind::Corrupt,
+        14 => Kind::CantOpen,
+        _ => Kind::Usage,
+    };
+    // SAFETY: sqlite3_errstr returns a static string for any code.
+    let general = unsafe { CStr::from_ptr(call!(errstr(code)) as *const c_char) };
+    let text = message.unwrap_or(general).to_string_lossy();
+    Error::new(kind, format!("{what}: {text} (SQLite code {code})"))
+}

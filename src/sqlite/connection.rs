@@ -1,0 +1,243 @@
+//! A private connection of the library to a database the host has open.
+
+use std::cell::Cell;
+use std::ffi::{CStr, CString, c_int, c_void};
+use std::path::{Path, PathBuf};
+use std::ptr;
+
+use sqlite3ext_sys::{sqlite3, sqlite3_file, sqlite3_stmt};
+
+use super::api::{call, failure};
+use super::file::File;
+use super::shm::WalIndex;
+use crate::base::{Error, Result};
+
+const OK: c_int = 0;
+const ROW: c_int = 100;
+const DONE: c_int = 101;
+const OPEN_READWRITE: c_int = 0x2;
+const OPEN_CREATE: c_int = 0x4;
+const OPEN_FULLMUTEX: c_int = 0x1_0000;
+const FCNTL_FILE_POINTER: c_int = 7;
+const FCNTL_JOURNAL_POINTER: c_int = 28;
+const CHECKPOINT_PASSIVE: c_int = 0;
+
+/// Whether a missing file is an error or created.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// The file must exist.
+    Existing,
+    /// An empty file is made if there is none.
+    Create,
+}
+
+/// What a checkpoint found: the frames in the WAL, and how many of them are in the database now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Checkpointed {
+    /// Frames in the WAL.
+    pub frames: u32,
+    /// Of those, how many are backfilled.
+    pub backfilled: u32,
+}
+
+/// A connection that only this library uses, on the same file and through the same VFS as the host's.
+///
+/// Going through SQLite for every file is what keeps the POSIX locks of the process intact
+/// (<https://www.sqlite.org/howtocorrupt.html>, 2.2).
+pub struct Connection {
+    db: *mut sqlite3,
+    pin: Cell<*mut sqlite3_stmt>,
+    pinned: Cell<bool>,
+    path: PathBuf,
+}
+
+// SAFETY: the connection is opened with SQLITE_OPEN_FULLMUTEX and the open is refused when SQLite has no mutexes, so
+// any one thread at a time may use it (<https://www.sqlite.org/threadsafe.html>); `&mut` and the owner's lock see to that.
+unsafe impl Send for Connection {}
+
+impl Connection {
+    /// Opens `path` through the VFS named `vfs`.
+    pub fn open(path: &Path, vfs: &CStr, mode: OpenMode) -> Result<Connection> {
+        let name = c_path(path)?;
+        let create = if mode == OpenMode::Create { OPEN_CREATE } else { 0 };
+        let mut connection =
+            Connection { db: ptr::null_mut(), pin: Cell::new(ptr::null_mut()), pinned: Cell::new(false), path: path.to_path_buf() };
+        // SAFETY: both strings are NUL-terminated and outlive the call; the handle is closed by Drop even when opening
+        // fails, as sqlite3_open_v2 demands.
+        let rc = unsafe {
+            call!(open_v2(
+                name.as_ptr(),
+                &mut connection.db,
+                OPEN_READWRITE | create | OPEN_FULLMUTEX,
+                vfs.as_ptr()
+            ))
+        };
+        if rc != OK {
+            return Err(connection.failure("opening it", rc));
+        }
+        connection.require_mutexes()?;
+        // SAFETY: the handle is open; sqlite3_busy_timeout takes any number of milliseconds.
+        unsafe { call!(busy_timeout(connection.db, 1000)) };
+        connection.execute(c"PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-64; PRAGMA mmap_size=0")?;
+        Ok(connection)
+    }
+
+    /// SQLite without mutexes (built so, or configured so at run time) gives a connection none even when asked to.
+    fn require_mutexes(&self) -> Result<()> {
+        // SAFETY: the handle is open.
+        let mutex = unsafe { call!(db_mutex(self.db)) };
+        if mutex.is_null() {
+            return Err(Error::usage(
+                "litestream: this SQLite is single-threaded (SQLITE_THREADSAFE=0 or SQLITE_CONFIG_SINGLETHREAD); \
+                 serving and following need threads, use a thread-safe build",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Path of the database file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Runs statements that give no rows anybody wants.
+    pub fn execute(&self, sql: &CStr) -> Result<()> {
+        // SAFETY: the handle is open, the text NUL-terminated; no callback and no error string are asked for.
+        let rc = unsafe { call!(exec(self.db, sql.as_ptr(), None, ptr::null_mut(), ptr::null_mut())) };
+        if rc == OK { Ok(()) } else { Err(self.failure(sql.to_string_lossy(), rc)) }
+    }
+
+    /// First column of the first row of a query, as text.
+    pub fn query_text(&self, sql: &CStr) -> Result<Option<String>> {
+        query_text(self.db, sql).map_err(|rc| self.failure(sql.to_string_lossy(), rc))
+    }
+
+    /// Starts a read transaction at the newest commit and keeps it until [`Connection::unpin`]. In WAL mode this takes
+    /// a read lock: while it is held, no frame it can see is overwritten and no newer frame is copied into the database.
+    pub fn pin(&self) -> Result<()> {
+        if self.pinned.get() {
+            return Ok(());
+        }
+        if self.pin.get().is_null() {
+            // The statement reads page 1 and no schema, and holds its transaction until it is reset.
+            let statement = prepare(self.db, c"PRAGMA main.user_version");
+            self.pin.set(statement.map_err(|rc| self.failure("preparing to read", rc))?);
+        }
+        // SAFETY: the statement belongs to this open connection and was reset when last used.
+        let rc = unsafe { call!(step(self.pin.get())) };
+        if rc != ROW {
+            // SAFETY: as above; resetting after an error is always allowed.
+            unsafe { call!(reset(self.pin.get())) };
+            return Err(self.failure("reading it", rc));
+        }
+        self.pinned.set(true);
+        Ok(())
+    }
+
+    /// Whether a read transaction is kept.
+    pub fn is_pinned(&self) -> bool {
+        self.pinned.get()
+    }
+
+    /// Ends the read transaction of [`Connection::pin`].
+    pub fn unpin(&self) {
+        if self.pinned.get() {
+            // SAFETY: the statement belongs to this open connection.
+            unsafe { call!(reset(self.pin.get())) };
+            self.pinned.set(false);
+        }
+    }
+
+    /// Runs a PASSIVE checkpoint, which waits for nobody (<https://www.sqlite.org/c3ref/wal_checkpoint_v2.html>).
+    /// None when another checkpoint is running.
+    pub fn checkpoint(&self) -> Result<Option<Checkpointed>> {
+        checkpoint(self.db, c"main").map_err(|rc| self.failure("checkpointing", rc))
+    }
+
+    /// The database file.
+    pub fn database(&self) -> Result<File<'_>> {
+        self.file(FCNTL_FILE_POINTER, "the database file")
+    }
+
+    /// The WAL file, once the connection has read the database in WAL mode.
+    pub fn wal(&self) -> Result<File<'_>> {
+        self.file(FCNTL_JOURNAL_POINTER, "the WAL file")
+    }
+
+    /// The wal-index, once the connection has read the database in WAL mode.
+    pub fn wal_index(&self) -> Result<WalIndex<'_>> {
+        self.database().and_then(WalIndex::new)
+    }
+
+    fn file(&self, which: c_int, name: &'static str) -> Result<File<'_>> {
+        let mut file: *mut sqlite3_file = ptr::null_mut();
+        // SAFETY: both file controls write one sqlite3_file pointer to the address given
+        // (<https://www.sqlite.org/c3ref/c_fcntl_begin_atomic_write.html>).
+        let rc = unsafe { call!(file_control(self.db, c"main".as_ptr(), which, (&raw mut file).cast::<c_void>())) };
+        if rc != OK {
+            return Err(self.failure(name, rc));
+        }
+        // SAFETY: the pointer belongs to this connection's pager, which lives as long as the borrow of `self`.
+        unsafe { File::new(file) }.ok_or_else(|| Error::usage(format!("{}: {name} is not open", self.path.display())))
+    }
+
+    fn failure(&self, doing: impl std::fmt::Display, code: c_int) -> Error {
+        // SAFETY: sqlite3_errmsg returns a string that stays valid until the next call on this handle, and copes with null.
+        let message = unsafe { CStr::from_ptr(call!(errmsg(self.db))) };
+        failure(format!("litestream: {}: {doing}", self.path.display()), code, Some(message))
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // SAFETY: the statement and the handle are this struct's own; finalizing and closing null is harmless.
+        unsafe {
+            call!(finalize(self.pin.get()));
+            call!(close_v2(self.db));
+        }
+    }
+}
+
+/// A path as SQLite takes it.
+fn c_path(path: &Path) -> Result<CString> {
+    CString::new(path.as_os_str().as_encoded_bytes())
+        .map_err(|_| Error::usage(format!("litestream: {} has a NUL in its name", path.display())))
+}
+
+/// Prepares one statement. The caller owns it. `db` must be open.
+fn prepare(db: *mut sqlite3, sql: &CStr) -> std::result::Result<*mut sqlite3_stmt, c_int> {
+    let mut statement = ptr::null_mut();
+    // SAFETY: the text is NUL-terminated (length -1), the handle open as the caller promises.
+    let rc = unsafe { call!(prepare_v2(db, sql.as_ptr(), -1, &mut statement, ptr::null_mut())) };
+    if rc == OK { Ok(statement) } else { Err(rc) }
+}
+
+/// First column of the first row of a query on an open connection, as text.
+pub(super) fn query_text(db: *mut sqlite3, sql: &CStr) -> std::result::Result<Option<String>, c_int> {
+    let statement = prepare(db, sql)?;
+    // SAFETY: the statement is ours until finalized; column text is copied before that.
+    unsafe {
+        let stepped = call!(step(statement));
+        let text = if stepped == ROW { call!(column_text(statement, 0)) } else { ptr::null() };
+        let text = (!text.is_null()).then(|| CStr::from_ptr(text.cast()).to_string_lossy().into_owned());
+        let rc = call!(finalize(statement));
+        if stepped == ROW || stepped == DONE { Ok(text) } else { Err(rc) }
+    }
+}
+
+/// A PASSIVE checkpoint of one schema of an open connection; None when another is running.
+pub(super) fn checkpoint(db: *mut sqlite3, schema: &CStr) -> std::result::Result<Option<Checkpointed>, c_int> {
+    let (mut frames, mut backfilled) = (-1, -1);
+    // SAFETY: the handle is open, the name NUL-terminated, both results go to integers on this stack.
+    let rc = unsafe {
+        call!(wal_checkpoint_v2(db, schema.as_ptr(), CHECKPOINT_PASSIVE, &mut frames, &mut backfilled))
+    };
+    match rc {
+        OK => Ok(Some(Checkpointed {
+            frames: u32::try_from(frames).unwrap_or(0),
+            backfilled: u32::try_from(backfilled).unwrap_or(0),
+        })),
+        5 => Ok(None),
+        rc => Err(rc),
+    }
+}

@@ -1,0 +1,27 @@
+//! Layer 2: everything that touches SQLite's C interface, and the only place with `unsafe` in it besides the entry point.
+//!
+//! The rest of the library sees safe types: a private [`Connection`], the files behind it, the words and locks of
+//! the wal-index, and the arguments and results of SQL functions.
+#![allow(unsafe_code)]
+
+mod api;
+mod connection;
+mod file;
+mod function;
+mod guard;
+mod host;
+mod process;
+mod shm;
+mod table;
+mod value;
+
+pub use api::{install, log_to_sqlite, random_bytes, version};
+pub use connection::{Checkpointed, Connection, OpenMode};
+pub use file::File;
+pub use function::{Call, Output, define_function};
+pub use guard::guarded;
+pub use host::{CommitHook, Host};
+pub use process::at_exit;
+pub use shm::{Held, WalIndex};
+pub use table::{Cells, Table, define_table};
+pub use value::Value;

@@ -1,0 +1,13 @@
+//! Layer 3: the WAL and its index, the pages behind them, and the sidecar folder.
+
+mod log_reader;
+mod lookup;
+mod sidecar;
+mod walindex;
+mod writer;
+
+pub use log_reader::{LogFile, LoggedFrame};
+pub use lookup::read_page;
+pub use sidecar::{Sidecar, SidecarLock};
+pub use walindex::{State, state, valid_state};
+pub use writer::{Appended, WalWriter, restart};

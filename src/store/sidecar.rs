@@ -1,0 +1,110 @@
+//! The folder `<database>-litestream/`: where a replica was, and who feeds or serves the database.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `position` | one line, `generation/index:offset`; never ahead of what is durable in the database |
+//! | `upstream` | one line, the URL a replica follows |
+//! | `lock` | the process id of whoever serves or feeds the database, locked while it does |
+//!
+//! Every file is replaced as a whole: written beside, synced, renamed.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use crate::base::{Error, Kind, Position, Result};
+
+/// The sidecar folder of one database.
+pub struct Sidecar {
+    folder: PathBuf,
+}
+
+/// The right to serve or feed the database, kept from all other processes until dropped.
+pub struct SidecarLock {
+    _file: File,
+}
+
+impl Sidecar {
+    /// The folder beside `database`. Nothing is made or read yet.
+    pub fn of(database: &Path) -> Sidecar {
+        let mut folder = database.as_os_str().to_owned();
+        folder.push("-litestream");
+        Sidecar { folder: PathBuf::from(folder) }
+    }
+
+    /// Makes the folder where it is missing, and takes its lock. `role` says in errors what for.
+    pub fn lock(&self, role: &str) -> Result<SidecarLock> {
+        let shown = self.folder.display();
+        let cannot = |e: std::io::Error| {
+            Error::new(Kind::CantOpen, format!("litestream: the folder {shown} cannot be written: {e}; it must be, to {role}"))
+        };
+        fs::create_dir_all(&self.folder).map_err(cannot)?;
+        let path = self.folder.join("lock");
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let holder = fs::read_to_string(&path).unwrap_or_default();
+                return Err(Error::new(
+                    Kind::Busy,
+                    format!(
+                        "litestream: cannot {role}: process {} already serves or follows this database; stop it there first",
+                        holder.trim()
+                    ),
+                ));
+            }
+            Err(TryLockError::Error(e)) => return Err(cannot(e)),
+        }
+        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
+        Ok(SidecarLock { _file: file })
+    }
+
+    /// The position the replica is known to have reached. A missing or damaged file is none.
+    pub fn position(&self) -> Option<Position> {
+        self.read("position")?.parse().ok()
+    }
+
+    /// The upstream the replica follows.
+    pub fn upstream(&self) -> Option<String> {
+        self.read("upstream")
+    }
+
+    /// Records the position. What it speaks of must be durable already.
+    pub fn set_position(&self, position: &Position) -> Result<()> {
+        self.replace("position", &position.to_string())
+    }
+
+    /// Records the upstream.
+    pub fn set_upstream(&self, url: &str) -> Result<()> {
+        self.replace("upstream", url)
+    }
+
+    /// Forgets position and upstream: the database is nobody's replica any more, or about to be another's.
+    pub fn forget(&self) -> Result<()> {
+        for name in ["position", "upstream"] {
+            match fs::remove_file(self.folder.join(name)) {
+                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(Error::io(format!("litestream: removing {}/{name}", self.folder.display()), &e));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn read(&self, name: &str) -> Option<String> {
+        let text = fs::read_to_string(self.folder.join(name)).ok()?;
+        Some(text.strip_suffix('\n')?.to_string())
+    }
+
+    fn replace(&self, name: &str, line: &str) -> Result<()> {
+        let (beside, path) = (self.folder.join(format!("{name}.tmp")), self.folder.join(name));
+        let written = File::create(&beside).and_then(|mut file| {
+            writeln!(file, "{line}")?;
+            file.sync_all()?;
+            fs::rename(&beside, &path)
+        });
+        written.map_err(|e| Error::io(format!("litestream: writing {}", path.display()), &e))
+    }
+}

@@ -1,0 +1,201 @@
+//! Appends transactions to a live WAL from outside SQLite's pager.
+//!
+//! It does what the pager does, through the VFS methods of a private connection: under the write lock, frames go to
+//! the WAL file, page numbers to the wal-index, and one change of the wal-index header shows the transaction to every
+//! reader that starts from then on (<https://www.sqlite.org/walformat.html>).
+
+use byteorder::{ByteOrder, LittleEndian};
+
+use super::walindex::{self, State};
+use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
+use crate::format::wal::{self, Chain, HEADER_SIZE, Salts, WordOrder};
+use crate::format::walindex::{Header, READ_MARKS, lock};
+use crate::sqlite::{Connection, Held, WalIndex, random_bytes};
+
+/// Frames written after the last commit that no reader can see yet. They stay until they are committed by
+/// [`WalWriter::commit`], or are overwritten by whatever is written next.
+pub struct Appended {
+    after: Header,
+    chain: Chain,
+    pages: Vec<Pgno>,
+}
+
+/// The right to append to the WAL: holds the write lock until dropped.
+pub struct WalWriter<'c> {
+    connection: &'c Connection,
+    index: WalIndex<'c>,
+    page_size: PageSize,
+    header: Header,
+    _lock: Held<'c>,
+}
+
+impl<'c> WalWriter<'c> {
+    /// Takes the write lock. None while somebody else has it.
+    ///
+    /// The connection must have read the database in WAL mode and be in no transaction. `page_size` is the database's.
+    pub fn try_begin(connection: &'c Connection, page_size: PageSize) -> Result<Option<WalWriter<'c>>> {
+        loop {
+            // Rebuilds the wal-index where a writer died while it published: only SQLite can do that, and not under our lock.
+            walindex::valid_state(connection)?;
+            let index = connection.wal_index()?;
+            let Some(lock) = index.try_lock(lock::WRITE, 1)? else { return Ok(None) };
+            if let Some(State { header, .. }) = walindex::state(&index)? {
+                check_page_size(connection, &header, page_size)?;
+                return Ok(Some(WalWriter { connection, index, page_size, header, _lock: lock }));
+            }
+        }
+    }
+
+    /// The last commit.
+    pub fn header(&self) -> &Header {
+        &self.header
+    }
+
+    /// Starts a transaction after the last commit.
+    pub fn start(&self) -> Result<Appended> {
+        let after = self.header;
+        if after.last > FrameNo::ZERO {
+            let chain = Chain::resume(after.order, after.salts, after.frame_checksum);
+            return Ok(Appended { after, chain, pages: Vec::new() });
+        }
+        let header = self.write_wal_header()?;
+        let after = Header { order: header.order, salts: header.salts, page_size: Some(self.page_size), ..after };
+        Ok(Appended { after, chain: Chain::start(&header), pages: Vec::new() })
+    }
+
+    /// Whether `appended` still follows the last commit: nobody has written or restarted the WAL since.
+    pub fn follows(&self, appended: &Appended) -> bool {
+        let (a, b) = (&appended.after, &self.header);
+        a.last == b.last && a.change == b.change && (a.last == FrameNo::ZERO || a.salts == b.salts)
+    }
+
+    /// Writes frames that stay invisible.
+    pub fn append<'p>(&self, to: &mut Appended, pages: impl Iterator<Item = (Pgno, &'p [u8])>) -> Result<()> {
+        self.write_frames(to, pages, |_| 0)
+    }
+
+    /// Writes the last frames of a transaction and shows it to all readers. `size` is the database size it leads to, in pages.
+    ///
+    /// At least one page must be given; the last of them carries the commit.
+    pub fn commit<'p>(
+        &mut self,
+        mut to: Appended,
+        pages: impl ExactSizeIterator<Item = (Pgno, &'p [u8])>,
+        size: u32,
+    ) -> Result<FrameNo> {
+        let Some(last) = pages.len().checked_sub(1) else {
+            return Err(Error::new(Kind::Internal, "litestream: a commit without a page"));
+        };
+        self.write_frames(&mut to, pages, |i| if i == last { size } else { 0 })?;
+        let first = self.header.last;
+        walindex::remove_after(&self.index, first)?;
+        let mut frame = first;
+        for pgno in &to.pages {
+            frame = frame.next();
+            walindex::enter(&self.index, frame, *pgno)?;
+        }
+        let header = Header {
+            change: to.after.change.wrapping_add(1),
+            page_size: Some(self.page_size),
+            last: frame,
+            pages: size,
+            frame_checksum: to.chain.checksum(),
+            ..to.after
+        };
+        self.index.barrier();
+        walindex::publish(&self.index, &header)?;
+        self.header = header;
+        Ok(frame)
+    }
+
+    fn write_frames<'p>(
+        &self,
+        to: &mut Appended,
+        pages: impl Iterator<Item = (Pgno, &'p [u8])>,
+        commit: impl Fn(usize) -> u32,
+    ) -> Result<()> {
+        let log = self.connection.wal()?;
+        let mut buffer = Vec::new();
+        let mut at = self.offset_after(to);
+        for (i, (pgno, page)) in pages.enumerate() {
+            if page.len() != self.page_size.bytes() {
+                return Err(Error::new(Kind::Internal, format!("litestream: a page of {} bytes", page.len())));
+            }
+            to.chain.append(&mut buffer, pgno.get(), commit(i), page);
+            to.pages.push(pgno);
+            if buffer.len() >= limits::CHUNK_BYTES {
+                log.write(at, &buffer)?;
+                at += buffer.len() as u64;
+                buffer.clear();
+            }
+        }
+        if buffer.is_empty() { Ok(()) } else { log.write(at, &buffer) }
+    }
+
+    fn offset_after(&self, to: &Appended) -> u64 {
+        let frames = to.after.last.0.saturating_add(u32::try_from(to.pages.len()).unwrap_or(u32::MAX));
+        wal::frame_offset(FrameNo(frames).next(), self.page_size)
+    }
+
+    /// Begins a new life of the WAL with a header of its own.
+    ///
+    /// It is synced before any frame is written, as SQLite does: after a power loss an old header with its first frames
+    /// overwritten would replay old pages over newer ones.
+    fn write_wal_header(&self) -> Result<wal::Header> {
+        let log = self.connection.wal()?;
+        let mut old = [0; HEADER_SIZE];
+        log.read(0, &mut old)?;
+        let sequence = wal::Header::decode(&old).map_or(0, |old| old.sequence.wrapping_add(1));
+        let salts = match self.header.salts {
+            Salts(0, 0) => random_salts(),
+            set_by_restart => set_by_restart,
+        };
+        let header = wal::Header { order: WordOrder::NATIVE, page_size: self.page_size, sequence, salts };
+        log.write(0, &header.encode())?;
+        log.sync()?;
+        Ok(header)
+    }
+}
+
+/// Starts the WAL anew when all of it is in the database and nobody reads from it at this instant; whether it did.
+///
+/// What a writer of SQLite does before its first frame, and under more locks: the checkpoint lock is held as well, so no
+/// checkpoint can run meanwhile that would take the old frame count for the new WAL's (the WAL-reset bug of SQLite up to
+/// 3.51.2, <https://www.sqlite.org/wal.html>). The file keeps its bytes until the next transaction overwrites them:
+/// recovered from, they give what the database holds already.
+pub fn restart(connection: &Connection) -> Result<bool> {
+    let index = connection.wal_index()?;
+    let marks = READ_MARKS as i32 - 1;
+    let Some(_write) = index.try_lock(lock::WRITE, 1)? else { return Ok(false) };
+    let Some(_checkpoint) = index.try_lock(lock::CHECKPOINT, 1)? else { return Ok(false) };
+    let Some(_readers) = index.try_lock(lock::read(1), marks)? else { return Ok(false) };
+    let Some(state) = walindex::state(&index)? else { return Ok(false) };
+    if state.header.last == FrameNo::ZERO || state.header.last.0 != state.backfilled {
+        return Ok(false);
+    }
+    let salts = Salts(state.header.salts.0.wrapping_add(1), random_salts().1);
+    walindex::publish(&index, &Header { last: FrameNo::ZERO, salts, ..state.header })?;
+    walindex::forget_backfill(&index)?;
+    Ok(true)
+}
+
+fn random_salts() -> Salts {
+    let bytes: [u8; 8] = random_bytes();
+    let (a, b) = bytes.split_at(4);
+    Salts(LittleEndian::read_u32(a), LittleEndian::read_u32(b))
+}
+
+fn check_page_size(connection: &Connection, header: &Header, expected: PageSize) -> Result<()> {
+    match header.page_size {
+        Some(found) if header.last > FrameNo::ZERO && found != expected => Err(Error::new(
+            Kind::Refused,
+            format!(
+                "litestream: {}: pages of {} bytes do not fit a database with pages of {} bytes",
+                connection.path().display(),
+                expected.get(),
+                found.get()
+            ),
+        )),
+        _ => Ok(()),
+    }
+}
