@@ -1,0 +1,107 @@
+//! The time from a commit on the primary to its being visible in another process on the replica, at 100 commits a second.
+//!
+//! The clock starts right after COMMIT returned in the writer and stops when the first poll that shows the row has
+//! returned in the reader. A reader that gets there before COMMIT returns has a lag below zero.
+
+use rusqlite::Connection;
+use serde_json::{Value, json};
+
+use super::replication::{Processes, Setup};
+use super::{Bench, watch};
+use crate::support::stats::{differences, percentile};
+use crate::support::table::{Goal, Unit};
+use crate::support::worker::number;
+use crate::support::{Result, clock, db};
+
+const COMMITS_A_SECOND: u64 = 100;
+/// Commits at the start of a run that are not counted.
+const WARM_UP: usize = 50;
+
+/// Percentiles of one set-up in nanoseconds, one value for each run.
+#[derive(Default)]
+struct Lags {
+    p50: Vec<f64>,
+    p99: Vec<f64>,
+    max: Vec<f64>,
+}
+
+/// Takes the measurement.
+pub fn take(bench: &mut Bench) -> Result<()> {
+    let mut lags: [Lags; 3] = Default::default();
+    for _ in 0..bench.options.runs {
+        for (setup, lags) in Setup::ALL.into_iter().zip(&mut lags) {
+            let mut one = run(bench, setup)?;
+            one.sort_unstable();
+            lags.p50.push(percentile(&one, 0.5) as f64);
+            lags.p99.push(percentile(&one, 0.99) as f64);
+            lags.max.push(percentile(&one, 1.0) as f64);
+        }
+    }
+    report(bench, &lags);
+    Ok(())
+}
+
+/// The lag of every commit of one run, in nanoseconds.
+fn run(bench: &Bench, setup: Setup) -> Result<Vec<i64>> {
+    let mut processes = Processes::start(bench, setup)?;
+    let mut reader = processes.reader()?;
+    let commits = COMMITS_A_SECOND * bench.options.seconds + WARM_UP as u64;
+    reader.begin(json!({"do": "watch", "until": commits}))?;
+    let committed = processes.writer.ask(json!({"do": "commit at a pace", "commits": commits}))?;
+    let seen = reader.answer()?;
+    reader.close()?;
+    processes.end_alike()?;
+    let committed: Vec<u64> = serde_json::from_value(committed)?;
+    let seen: watch::Seen = serde_json::from_value(seen)?;
+    let lags: Vec<i64> = lags(&committed, &seen).skip(WARM_UP).collect();
+    if lags.len() as u64 == commits - WARM_UP as u64 { Ok(lags) } else { Err("a commit was never seen".into()) }
+}
+
+/// Joins the time of each commit (row ids count from 1) with the time of the first look that showed it or a later one.
+fn lags<'a>(committed: &'a [u64], seen: &'a [(u64, u64)]) -> impl Iterator<Item = i64> + 'a {
+    (1..).zip(committed).filter_map(|(id, &committed_ns)| {
+        let (_, seen_ns) = seen.get(seen.partition_point(|&(newest, _)| newest < id))?;
+        Some(*seen_ns as i64 - committed_ns as i64)
+    })
+}
+
+fn report(bench: &mut Bench, lags: &[Lags; 3]) {
+    let table = &mut bench.table;
+    table.section(&format!(
+        "Lag of a polling reader in another process, at {COMMITS_A_SECOND} commits a second, synchronous = {}",
+        db::SYNCHRONOUS,
+    ));
+    let [alone, ..] = lags;
+    for (setup, lags) in Setup::ALL.into_iter().zip(lags) {
+        let where_read = if setup == Setup::Alone { "primary's own file" } else { "replica" };
+        let who = format!("{where_read}, {}", setup.title());
+        table.line(&format!("{who}: p50"), &lags.p50, Unit::MillisOfNanos);
+        table.line("– p99", &lags.p99, Unit::MillisOfNanos);
+        table.line("– longest", &lags.max, Unit::MillisOfNanos);
+        if setup != Setup::Alone {
+            let (p50, p99) = (differences(&lags.p50, &alone.p50), differences(&lags.p99, &alone.p99));
+            table.goal("– p50, more than on the primary's own file", &p50, Unit::MillisOfNanos, Goal::AtMost(1e6));
+            table.goal("– p99, more than on the primary's own file", &p99, Unit::MillisOfNanos, Goal::AtMost(5e6));
+        }
+    }
+}
+
+/// Worker: commits rows of `row` at a steady pace, each up to two tenths of the interval early or late, so that no
+/// poller falls into step with it. Answers with the monotonic time in nanoseconds right after each COMMIT.
+pub fn commit_at_a_pace(request: &Value, connection: &mut Connection) -> Result<Value> {
+    let commits = number(request, "commits")?;
+    let mut insert =
+        connection.prepare("INSERT INTO row(id, content) VALUES (?1, 'a small row, committed at a pace')")?;
+    let mut committed = Vec::with_capacity(commits as usize);
+    let interval_ns = 1_000_000_000 / COMMITS_A_SECOND;
+    let began = clock::monotonic_ns();
+    let mut random = 1_u64;
+    for id in 1..=commits {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let shift = (random >> 33) % (interval_ns * 4 / 10);
+        clock::sleep_until_ns(began + id * interval_ns + shift);
+        insert.execute([id as i64])?;
+        committed.push(clock::monotonic_ns());
+    }
+    Ok(committed.into())
+}

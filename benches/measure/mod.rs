@@ -1,0 +1,55 @@
+//! The four measurements. Each file holds one: the part that the bench does, and what its workers do on request.
+
+mod apply;
+mod commits;
+mod lag;
+mod replication;
+mod snapshot;
+mod watch;
+
+use std::path::PathBuf;
+
+use rusqlite::Connection;
+use serde_json::Value;
+
+use crate::support::Result;
+use crate::support::options::Options;
+use crate::support::scratch::Scratch;
+use crate::support::table::Table;
+
+/// What every measurement works with.
+pub struct Bench {
+    /// How much to measure.
+    pub options: Options,
+    /// Where the databases go.
+    pub scratch: Scratch,
+    /// Where the figures go.
+    pub table: Table,
+}
+
+/// A measurement: it adds a section to the table.
+pub type Take = fn(&mut Bench) -> Result<()>;
+
+/// All measurements by the names that `--only` takes.
+pub const ALL: [(&str, Take); 4] =
+    [("apply", apply::take), ("snapshot", snapshot::take), ("lag", lag::take), ("commits", commits::take)];
+
+/// Answers in a worker the requests that belong to one measurement.
+pub fn obey(name: &str, request: &Value, connection: &mut Connection) -> Result<Value> {
+    match name {
+        "execute" => apply::execute(request, connection),
+        "apply" => apply::apply(request, connection),
+        "write" => apply::write(request),
+        "commit at a pace" => lag::commit_at_a_pace(request, connection),
+        "commit flat out" => commits::commit_flat_out(request, connection),
+        "watch" => watch::watch(request, connection),
+        _ => Err(format!("unknown request {name}").into()),
+    }
+}
+
+/// The path of the WAL that belongs to a database.
+fn wal_of(database: &std::path::Path) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push("-wal");
+    path.into()
+}

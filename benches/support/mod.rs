@@ -1,0 +1,14 @@
+//! What the measurements share.
+
+pub mod clock;
+pub mod db;
+pub mod machine;
+pub mod options;
+pub mod scratch;
+pub mod stats;
+pub mod table;
+pub mod wal;
+pub mod worker;
+
+/// The result of anything here; the text of an error is all that matters.
+pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;

@@ -1,0 +1,42 @@
+//! Percentiles and medians.
+
+/// The value at `quantile` (0 to 1) of `sorted`, by the nearest-rank method; zero when there is none.
+pub fn percentile<T: Copy + Default>(sorted: &[T], quantile: f64) -> T {
+    let rank = (quantile * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.max(1) - 1).copied().unwrap_or_default()
+}
+
+/// Median, lowest and highest of some figures.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Summary {
+    /// The middle one, or the mean of the middle two.
+    pub median: f64,
+    /// The lowest.
+    pub min: f64,
+    /// The highest.
+    pub max: f64,
+}
+
+impl Summary {
+    /// Sums up the figures of all runs; zeros when there are none.
+    pub fn of(figures: &[f64]) -> Summary {
+        let mut sorted = figures.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (Some(&min), Some(&max)) = (sorted.first(), sorted.last()) else {
+            return Summary::default();
+        };
+        let lower = sorted.get((sorted.len() - 1) / 2).copied().unwrap_or(min);
+        let upper = sorted.get(sorted.len() / 2).copied().unwrap_or(max);
+        Summary { median: (lower + upper) / 2.0, min, max }
+    }
+}
+
+/// The quotients of two series of figures, run by run.
+pub fn ratios(of: &[f64], to: &[f64]) -> Vec<f64> {
+    of.iter().zip(to).map(|(of, to)| of / to).collect()
+}
+
+/// The differences of two series of figures, run by run.
+pub fn differences(of: &[f64], to: &[f64]) -> Vec<f64> {
+    of.iter().zip(to).map(|(of, to)| of - to).collect()
+}
