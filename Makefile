@@ -1,0 +1,33 @@
+# make help lists what there is. Every target sets up what it needs by itself.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test build bench goldens clean
+
+help: ## List the targets
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+demo: ## See a replica follow a database, in some 20 seconds after the build
+	@.ci/setup sqlite3
+	cargo build --locked --release
+	@bash sql/demo/demo.sh target/release/liblitestream
+
+test: ## Run every check and every test
+	@.ci/setup sqlite3 python3
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	cargo build --locked
+	cargo test --locked
+
+build: ## Build the library: target/release/liblitestream.so (.dylib on macOS)
+	@.ci/setup
+	cargo build --locked --release
+
+bench: build ## Measure, and print a table; BENCH="..." passes options
+	cargo bench --locked --bench replication -- $(BENCH)
+
+goldens: ## Write the outputs that the SQL goldens expect anew, from what the library says now
+	@.ci/setup sqlite3
+	UPDATE_GOLDENS=1 cargo test --locked --test goldens
+
+clean: ## Remove what was built
+	cargo clean
