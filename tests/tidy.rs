@@ -136,16 +136,13 @@ fn each_rule_sees_what_breaks_it() {
     assert_eq!(forbidden_calls("g().unwrap_or(0); #[expect(dead_code)] assert_panic!();"), []);
 
     let body = "\n    g();".repeat(FUNCTION_LINES);
-    assert_eq!(long_functions(&format!("impl T {{\nfn short() {{}}\nfn long() {{{body}\n}}\n}}")).len(), 1);
+    assert_eq!(long_functions(&format!("impl T {{\nfn short() {{}}\nfn long(x: [u8; 4]) {{{body}\n}}\n}}")).len(), 1);
     assert_eq!(long_functions("trait T { fn f(); }\nfn g() {\n}\n"), []);
 
     assert_eq!(outside_paths(&format!("a\nsee {}", OUTSIDE[0])), [(2, OUTSIDE[0].to_string())]);
     assert_eq!(relative_links("[a](b.md#c) [d](https://e.f) [g](#h)"), [(1, "b.md".to_string())]);
 
-    assert_eq!(
-        bare("'a' '\'' '\"' b'{' &'static \"}\\"\" r#\"x\"y\"#;"),
-        format!("{:18}&'static{:15};", "", "")
-    );
+    assert_eq!(bare(r##"'a' '\'' '"' b'{' &'static "}\"" r#"x"y"#;"##), format!("{:18}&'static{:15};", "", ""));
     assert_eq!(modules("pub mod a;\nmod b { mod c {} }\npub(crate) mod d;"), ["a", "d"]);
 }
 
@@ -224,10 +221,7 @@ fn forbidden_calls(code: &str) -> Vec<Complaint> {
 fn long_functions(code: &str) -> Vec<Complaint> {
     let mut found = Vec::new();
     for (at, _) in words(code).filter(|(_, word)| *word == "fn") {
-        let Some(open) = code[at..].find(['{', ';']).map(|n| at + n) else { continue };
-        if !code[open..].starts_with('{') {
-            continue;
-        }
+        let Some(open) = body_of_item(code, at) else { continue };
         let lines = code[at..end_of_block(code, open)].lines().count();
         if lines > FUNCTION_LINES {
             found.push((line_of(code, at), format!("a function of {lines} lines, at most {FUNCTION_LINES}")));
@@ -363,10 +357,10 @@ fn without_blocks(code: &str, attribute: &str) -> String {
     let mut out = String::new();
     let mut rest = code;
     while let Some(at) = rest.find(attribute) {
-        let end = match rest[at..].find(['{', ';']).map(|n| at + n) {
-            Some(open) if rest[open..].starts_with('{') => end_of_block(rest, open),
-            Some(semicolon) => semicolon + 1,
-            None => rest.len(),
+        let item = at + attribute.len();
+        let end = match body_of_item(rest, item) {
+            Some(open) => end_of_block(rest, open),
+            None => rest[item..].find(';').map_or(rest.len(), |n| item + n + 1),
         };
         out.push_str(&rest[..at]);
         out.extend(rest[at..end].chars().filter(|c| *c == '\n'));
@@ -374,6 +368,21 @@ fn without_blocks(code: &str, attribute: &str) -> String {
     }
     out.push_str(rest);
     out
+}
+
+/// Where the braces of the item at `at` open; none if it ends with a semicolon first. Those of array types do not count.
+fn body_of_item(code: &str, at: usize) -> Option<usize> {
+    let mut depth = 0;
+    for (n, c) in code[at..].char_indices() {
+        match c {
+            '(' | '[' => depth += 1,
+            ')' | ']' => depth -= 1,
+            '{' => return Some(at + n),
+            ';' if depth <= 0 => return None,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Just after the brace that closes the one at `open`.
