@@ -2,4 +2,5 @@
 pub mod base;
 pub mod format;
 pub mod sqlite;
+pub mod primary;
 pub mod store;

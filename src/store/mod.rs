@@ -9,5 +9,5 @@ mod writer;
 pub use log_reader::{LogFile, LoggedFrame};
 pub use lookup::read_page;
 pub use sidecar::{Sidecar, SidecarLock};
-pub use walindex::{State, state, valid_state};
+pub use walindex::{State, page_of, state, valid_state};
 pub use writer::{Appended, WalWriter, restart};

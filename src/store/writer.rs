@@ -15,6 +15,7 @@ use crate::sqlite::{Connection, Held, WalIndex, random_bytes};
 /// Frames written after the last commit that no reader can see yet. They stay until they are committed by
 /// [`WalWriter::commit`], or are overwritten by whatever is written next.
 pub struct Appended {
+    before: Header,
     after: Header,
     chain: Chain,
     pages: Vec<Pgno>,
@@ -53,20 +54,19 @@ impl<'c> WalWriter<'c> {
 
     /// Starts a transaction after the last commit.
     pub fn start(&self) -> Result<Appended> {
-        let after = self.header;
-        if after.last > FrameNo::ZERO {
-            let chain = Chain::resume(after.order, after.salts, after.frame_checksum);
-            return Ok(Appended { after, chain, pages: Vec::new() });
+        let before = self.header;
+        if before.last > FrameNo::ZERO {
+            let chain = Chain::resume(before.order, before.salts, before.frame_checksum);
+            return Ok(Appended { before, after: before, chain, pages: Vec::new() });
         }
         let header = self.write_wal_header()?;
-        let after = Header { order: header.order, salts: header.salts, page_size: Some(self.page_size), ..after };
-        Ok(Appended { after, chain: Chain::start(&header), pages: Vec::new() })
+        let after = Header { order: header.order, salts: header.salts, page_size: Some(self.page_size), ..before };
+        Ok(Appended { before, after, chain: Chain::start(&header), pages: Vec::new() })
     }
 
     /// Whether `appended` still follows the last commit: nobody has written or restarted the WAL since.
     pub fn follows(&self, appended: &Appended) -> bool {
-        let (a, b) = (&appended.after, &self.header);
-        a.last == b.last && a.change == b.change && (a.last == FrameNo::ZERO || a.salts == b.salts)
+        appended.before == self.header
     }
 
     /// Writes frames that stay invisible.

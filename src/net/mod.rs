@@ -1,0 +1,32 @@
+//! Layer 5: HTTP. Carries records from a feed to a replica, and knows neither what is in them nor SQLite.
+//!
+//! ```text
+//! primary::Feed -> stream -> routes -> server  ~~ HTTP/1.1, chunked ~~>  client -> replica
+//! ```
+//!
+//! - [`Server`] listens at one address, on one thread with one event loop for all connections.
+//! - [`HttpUpstream`] is the other end: a blocking reader for the thread that follows.
+//! - [`Url`] says where a database is served.
+
+mod address;
+mod client;
+mod databases;
+mod percent;
+mod routes;
+mod server;
+mod stream;
+mod url;
+
+pub use client::HttpUpstream;
+pub use server::Server;
+pub use url::Url;
+
+/// Text from outside as it may stand in a message: one line, at most 200 characters, nothing that moves a cursor.
+fn printable(text: &str) -> String {
+    const LIMIT: usize = 200;
+    let mut out: String = text.chars().take(LIMIT).map(|c| if c.is_control() { '?' } else { c }).collect();
+    if text.chars().nth(LIMIT).is_some() {
+        out.push_str("...");
+    }
+    out
+}

@@ -1,0 +1,186 @@
+//! A feed as the body of an answer.
+//!
+//! hyper asks for more as soon as the socket takes more, so that the speed of the client is the speed of the feed. A
+//! feed that reads files does so on a thread for blocking work, one piece ahead of the socket; one that hands out what is
+//! in memory is stepped in place.
+
+use std::convert::Infallible;
+use std::mem;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
+use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::time::{Instant, sleep_until};
+
+use super::databases::Open;
+use crate::base::Result;
+use crate::primary::{Feed, Step};
+
+/// Pieces smaller than this are gathered when several are ready, in bytes.
+const SMALL: usize = 16 << 10;
+/// How much is gathered, in bytes.
+const BATCH: usize = 64 << 10;
+
+/// The bytes of a feed, until it ends, or its database is no longer served.
+pub struct FeedStream {
+    state: State,
+    open: Open,
+    heartbeat: Duration,
+    /// When the client expects to hear from us at the latest.
+    due: Instant,
+    client: String,
+}
+
+enum State {
+    Ready(Feed),
+    /// The feed said this, and it is not done yet.
+    Stepped(Feed, Result<Step>),
+    Reading(JoinHandle<(Feed, Result<Step>)>),
+    Waiting(Pin<Box<dyn Future<Output = (Feed, Woken)> + Send>>),
+    Over,
+}
+
+/// Why a wait ended.
+enum Woken {
+    News,
+    Due,
+    Closed,
+}
+
+impl FeedStream {
+    /// Streams `feed` to `client` for as long as its database is `open`.
+    pub fn new(feed: Feed, open: Open, heartbeat: Duration, client: String) -> FeedStream {
+        FeedStream { state: State::Ready(feed), open, heartbeat, due: Instant::now() + heartbeat, client }
+    }
+
+    /// What to do about `step`; bytes if it has some.
+    fn take(&mut self, mut feed: Feed, step: Result<Step>) -> Option<Bytes> {
+        match step {
+            Ok(Step::Send(bytes)) => {
+                let (bytes, next) = gather(&mut feed, bytes);
+                self.state = match next {
+                    Some(step) => State::Stepped(feed, step),
+                    None => ready(feed),
+                };
+                self.due = Instant::now() + self.heartbeat;
+                return Some(bytes);
+            }
+            Ok(Step::Wait) => self.state = State::Waiting(Box::pin(wait(feed, self.open.clone(), self.due))),
+            Ok(Step::End) => self.state = State::Over,
+            Err(error) => {
+                log::warn!("the stream to {} ends: {error}", self.client);
+                self.state = State::Over;
+            }
+        }
+        None
+    }
+
+    /// What to do when a wait is over; a heartbeat if it is time for one.
+    fn wake(&mut self, mut feed: Feed, woken: Woken) -> Option<Bytes> {
+        let mut heartbeat = None;
+        match woken {
+            Woken::Closed => return None,
+            Woken::News => {}
+            Woken::Due => {
+                heartbeat = feed.heartbeat();
+                self.due = Instant::now() + self.heartbeat;
+            }
+        }
+        self.state = State::Ready(feed);
+        heartbeat
+    }
+}
+
+impl Stream for FeedStream {
+    type Item = std::result::Result<Bytes, Infallible>;
+
+    fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let this = self.get_mut();
+        if this.open.has_changed().is_err() {
+            this.state = State::Over;
+        }
+        loop {
+            let bytes = match mem::replace(&mut this.state, State::Over) {
+                State::Ready(mut feed) if feed.is_quick() => {
+                    let step = feed.step();
+                    this.take(feed, step)
+                }
+                State::Ready(feed) => {
+                    this.state = ready(feed);
+                    None
+                }
+                State::Stepped(feed, step) => this.take(feed, step),
+                State::Reading(mut reading) => match Pin::new(&mut reading).poll(context) {
+                    Poll::Pending => {
+                        this.state = State::Reading(reading);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok((feed, step))) => this.take(feed, step),
+                    Poll::Ready(Err(error)) => {
+                        log::error!("the stream to {} ends: {error}", this.client);
+                        None
+                    }
+                },
+                State::Waiting(mut waiting) => match waiting.as_mut().poll(context) {
+                    Poll::Pending => {
+                        this.state = State::Waiting(waiting);
+                        return Poll::Pending;
+                    }
+                    Poll::Ready((feed, woken)) => this.wake(feed, woken),
+                },
+                State::Over => return Poll::Ready(None),
+            };
+            if let Some(bytes) = bytes {
+                return Poll::Ready(Some(Ok(bytes)));
+            }
+        }
+    }
+}
+
+/// A feed that will be asked again: one that reads files starts at once, while the socket is busy with what it gave.
+fn ready(mut feed: Feed) -> State {
+    if feed.is_quick() {
+        return State::Ready(feed);
+    }
+    State::Reading(spawn_blocking(move || {
+        let step = feed.step();
+        (feed, step)
+    }))
+}
+
+/// Adds to `first` what the feed has ready, if all of it is small: a client far behind a busy writer gets some hundred
+/// commits with one write. Also returns the step that was taken too far.
+fn gather(feed: &mut Feed, first: Bytes) -> (Bytes, Option<Result<Step>>) {
+    if first.len() >= SMALL || !feed.is_quick() {
+        return (first, None);
+    }
+    let mut next = feed.step();
+    if !matches!(&next, Ok(Step::Send(bytes)) if bytes.len() < SMALL) {
+        return (first, Some(next));
+    }
+    let mut batch = BytesMut::with_capacity(BATCH + SMALL);
+    batch.extend_from_slice(&first);
+    while let Ok(Step::Send(bytes)) = &next
+        && bytes.len() < SMALL
+    {
+        batch.extend_from_slice(bytes);
+        if batch.len() >= BATCH || !feed.is_quick() {
+            return (batch.freeze(), None);
+        }
+        next = feed.step();
+    }
+    (batch.freeze(), Some(next))
+}
+
+async fn wait(mut feed: Feed, mut open: Open, due: Instant) -> (Feed, Woken) {
+    let woken = tokio::select! {
+        biased;
+        _ = open.changed() => Woken::Closed,
+        () = feed.changed() => Woken::News,
+        () = sleep_until(due) => Woken::Due,
+    };
+    (feed, woken)
+}

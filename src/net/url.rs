@@ -1,0 +1,321 @@
+//! Addresses of databases that are served.
+//!
+//! | form | database asked for |
+//! |---|---|
+//! | `http://host:9090` | the only one served there |
+//! | `http://host:9090/app.db` | the one whose file is called `app.db` |
+//! | `http://host:9090/var/lib/app.db` | `/var/lib/app.db`: more than one segment is an absolute path |
+//! | `http://host:9090//app.db` | `/app.db`, an absolute path of one segment |
+//! | `http://host:9090/?path=anything` | `anything`, as it stands |
+//!
+//! Names are percent-encoded where URLs need it. The scheme is `http` or `https`; the port may be left out (80 and 443).
+
+use std::fmt;
+use std::net::{Ipv6Addr, SocketAddr};
+
+use super::percent;
+use crate::base::{Error, Position, Result};
+
+const EXAMPLE: &str = "http://127.0.0.1:9090/app.db";
+
+/// Where a replica gets its data from.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Url {
+    scheme: &'static str,
+    /// `user:password@`, or nothing. Sent to the upstream, never shown.
+    login: String,
+    /// `host:port`
+    place: String,
+    database: Option<String>,
+}
+
+impl Url {
+    /// Reads one of the forms above.
+    pub fn parse(text: &str) -> Result<Url> {
+        read(text).map_err(|e| e.within(format!("'{}' is not the URL of an upstream", shown(text))))
+    }
+
+    /// `scheme://host:port`
+    pub fn base(&self) -> String {
+        format!("{}://{}", self.scheme, self.place)
+    }
+
+    /// Which database of those served there; none when it is the only one.
+    pub fn database(&self) -> Option<&str> {
+        self.database.as_deref()
+    }
+
+    /// What is asked of the server: everything, or what came after `since`. Holds the password, if there is one.
+    pub(super) fn stream(&self, since: Option<&Position>) -> String {
+        let Url { scheme, login, place, database } = self;
+        let mut parameters = Vec::new();
+        if let Some(database) = database {
+            parameters.push(format!("path={}", percent::encode(database)));
+        }
+        if let Some(Position { generation, index, offset }) = since {
+            parameters.push(format!("generation={generation}&index={index:016x}&offset={offset:016x}"));
+        }
+        let mark = if parameters.is_empty() { "" } else { "?" };
+        format!("{scheme}://{login}{place}/stream{mark}{}", parameters.join("&"))
+    }
+}
+
+/// As a user may see it, without user name and password.
+impl fmt::Display for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&join(&self.base(), self.database()))
+    }
+}
+
+impl fmt::Debug for Url {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Url({self})")
+    }
+}
+
+/// The URL under which `database` (a file name or an absolute path) is served at `address`. An address that stands
+/// for every interface is shown as the loopback one, where a client on this machine reaches it.
+pub fn of_served(address: SocketAddr, database: &str) -> String {
+    let mut address = address;
+    if address.ip().is_unspecified() {
+        address.set_ip(match address {
+            SocketAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
+            SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    join(&format!("http://{address}"), Some(database))
+}
+
+/// The form that [`Url::parse`] takes apart again.
+fn join(base: &str, database: Option<&str>) -> String {
+    let Some(database) = database else { return base.to_string() };
+    let encoded = percent::encode(database);
+    match database.rfind('/') {
+        None => format!("{base}/{encoded}"),
+        Some(0) => format!("{base}/{encoded}"),
+        Some(at) if database.starts_with('/') && at + 1 < database.len() => format!("{base}{encoded}"),
+        Some(_) => format!("{base}/?path={encoded}"),
+    }
+}
+
+fn read(text: &str) -> Result<Url> {
+    let (scheme, rest) = text
+        .split_once("://")
+        .ok_or_else(|| Error::usage(format!("no scheme; expected http:// or https://, such as {EXAMPLE}")))?;
+    let (scheme, default_port) = match scheme.to_ascii_lowercase().as_str() {
+        "http" => ("http", 80),
+        "https" => ("https", 443),
+        _ => return Err(Error::usage("unknown scheme; expected http or https")),
+    };
+    if rest.contains('#') {
+        return Err(Error::usage("a fragment (#) means nothing to a server; in a name, # is written %23"));
+    }
+    let (authority, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+    let (login, place) = authority.split_at(authority.rfind('@').map_or(0, |at| at + 1));
+    Ok(Url {
+        scheme,
+        login: read_login(login)?,
+        place: read_place(place, default_port)?,
+        database: read_database(rest)?,
+    })
+}
+
+fn read_login(login: &str) -> Result<String> {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@".contains(&b);
+    if login.bytes().all(plain) && login.matches('@').count() <= 1 {
+        return Ok(login.to_string());
+    }
+    Err(Error::usage("the user name or password holds characters that must be percent-encoded"))
+}
+
+/// `host:port` with the port filled in.
+fn read_place(place: &str, default_port: u16) -> Result<String> {
+    let (host, port) = match place.rfind(':') {
+        Some(colon) if !place.ends_with(']') => (&place[..colon], Some(&place[colon + 1..])),
+        _ => (place, None),
+    };
+    if host.is_empty() {
+        return Err(Error::usage(format!("no host; expected one, such as in {EXAMPLE}")));
+    }
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']'));
+    let good = match bare {
+        Some(bare) => bare.parse::<Ipv6Addr>().is_ok(),
+        None => host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b)),
+    };
+    if !good {
+        return Err(Error::usage("a host that is neither a name nor an address; IPv6 addresses go into [brackets]"));
+    }
+    let port = match port {
+        None => default_port,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|&n| n != 0 && text.bytes().all(|b| b.is_ascii_digit()))
+            .ok_or_else(|| Error::usage(format!("port '{}'; expected a number from 1 to 65535", shown(text))))?,
+    };
+    Ok(format!("{host}:{port}"))
+}
+
+/// The database named by path and query.
+fn read_database(rest: &str) -> Result<Option<String>> {
+    let (path, query) = match rest.split_once('?') {
+        Some((path, query)) => (path, Some(query)),
+        None => (rest, None),
+    };
+    let name = path.strip_prefix('/').unwrap_or(path);
+    match query {
+        None if name.is_empty() => Ok(None),
+        None if name.ends_with('/') => Err(Error::usage("a path that ends with /; expected the name of a database file")),
+        None if name.contains('/') && !name.starts_with('/') => percent::decode(path).map(Some),
+        None => percent::decode(name).map(Some),
+        Some(query) if name.is_empty() => read_query(query),
+        Some(_) => Err(Error::usage("a path and a query; name the database in one of them (? in a name is written %3F)")),
+    }
+}
+
+fn read_query(query: &str) -> Result<Option<String>> {
+    match query.split_once('=') {
+        // In a query + stands for a space, as forms and every language's URL library write it.
+        Some(("path", value)) if !value.contains('&') && !value.is_empty() => {
+            percent::decode(&value.replace('+', " ")).map(Some)
+        }
+        _ => Err(Error::usage("an unknown query; expected ?path= and the name or path of a database (& is written %26)")),
+    }
+}
+
+/// `text` as it may stand in an error message: short, printable, without user name and password.
+fn shown(text: &str) -> String {
+    let start = text.find("://").map_or(0, |at| at + 3);
+    let end = text[start..].find(['/', '?', '#']).map_or(text.len(), |at| start + at);
+    let login = text[start..end].rfind('@').map_or(start, |at| start + at + 1);
+    super::printable(&format!("{}{}", &text[..start], &text[login..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{Generation, Kind};
+
+    fn database(text: &str) -> Result<Option<String>> {
+        Url::parse(text).map(|url| url.database().map(str::to_string))
+    }
+
+    #[test]
+    fn each_form_names_its_database() {
+        for (text, expected) in [
+            ("http://h:9090", None),
+            ("http://h:9090/", None),
+            ("http://h:9090/app.db", Some("app.db")),
+            ("http://h:9090/my%20app.db", Some("my app.db")),
+            ("http://h:9090/my app.db", Some("my app.db")),
+            ("http://h:9090/100%25.db", Some("100%.db")),
+            ("http://h:9090/donn%C3%A9es.db", Some("données.db")),
+            ("http://h:9090/données.db", Some("données.db")),
+            ("http://h:9090/a+b@c.db", Some("a+b@c.db")),
+            ("http://h:9090/var/lib/app.db", Some("/var/lib/app.db")),
+            ("http://h:9090//app.db", Some("/app.db")),
+            ("http://h:9090//var/app.db", Some("/var/app.db")),
+            ("http://h:9090/?path=/var/lib/app.db", Some("/var/lib/app.db")),
+            ("http://h:9090/?path=dir/app.db", Some("dir/app.db")),
+            ("http://h:9090?path=a+b%2Bc=d%26.db", Some("a b+c=d&.db")),
+            ("http://h:9090/?path=C%3A%5Cdata%5Capp.db", Some("C:\\data\\app.db")),
+        ] {
+            assert_eq!(database(text), Ok(expected.map(str::to_string)), "{text}");
+        }
+    }
+
+    #[test]
+    fn host_and_port_are_told_apart() {
+        for (text, base) in [
+            ("http://127.0.0.1:9090/app.db", "http://127.0.0.1:9090"),
+            ("HTTP://example.org/app.db", "http://example.org:80"),
+            ("https://db_1.example.org", "https://db_1.example.org:443"),
+            ("http://[::1]:9090/app.db", "http://[::1]:9090"),
+            ("http://[::1]", "http://[::1]:80"),
+        ] {
+            assert_eq!(Url::parse(text).map(|u| u.base()), Ok(base.to_string()), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_was_found_and_what_to_do() {
+        for (text, part) in [
+            ("", "no scheme; expected http://"),
+            ("127.0.0.1:9090/app.db", "no scheme; expected http://"),
+            ("ftp://h/app.db", "unknown scheme; expected http or https"),
+            ("file:///app.db", "unknown scheme"),
+            ("http://", "no host"),
+            ("http:///app.db", "no host"),
+            ("http://:9090/app.db", "no host"),
+            ("http://user@/app.db", "no host"),
+            ("http://h:/app.db", "port ''; expected a number from 1 to 65535"),
+            ("http://h:0/app.db", "port '0'"),
+            ("http://h:65536/app.db", "port '65536'"),
+            ("http://h:+80/app.db", "port '+80'"),
+            ("http://h:9090x/app.db", "port '9090x'"),
+            ("http://::1:9090/app.db", "IPv6 addresses go into [brackets]"),
+            ("http://[::g]:9090/app.db", "neither a name nor an address"),
+            ("http://a b/app.db", "neither a name nor an address"),
+            ("http://h\r\nx: y/app.db", "neither a name nor an address"),
+            ("http://us er:pw@h/app.db", "must be percent-encoded"),
+            ("http://h/app.db#top", "# is written %23"),
+            ("http://h/dir/", "ends with /"),
+            ("http://h/100%.db", "a percent sign itself is written %25"),
+            ("http://h/%ff.db", "not UTF-8"),
+            ("http://h/a%00.db", "control character"),
+            ("http://h/app.db?path=x", "a path and a query"),
+            ("http://h/?file=x", "unknown query; expected ?path="),
+            ("http://h/?path=", "unknown query"),
+            ("http://h/?path=x&index=1", "unknown query"),
+        ] {
+            let error = Url::parse(text).map_err(|e| (e.kind(), e.to_string()));
+            assert!(matches!(&error, Err((Kind::Usage, said)) if said.contains(part)), "{text}: {error:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_sent_but_never_shown() -> Result<()> {
+        let url = Url::parse("http://ann:s3cret@h:9090/app.db")?;
+        assert_eq!(url.stream(None), "http://ann:s3cret@h:9090/stream?path=app.db");
+        assert_eq!(format!("{url} {url:?}"), "http://h:9090/app.db Url(http://h:9090/app.db)");
+        let error = Url::parse("http://ann:s3cret@h:x/app.db").map_err(|e| e.to_string());
+        assert!(matches!(&error, Err(said) if !said.contains("s3cret") && !said.contains("ann")), "{error:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn the_request_names_database_and_position() -> Result<()> {
+        let since = Position { generation: Generation(0x5fdb_81d7_f275_9003), index: 3, offset: 0x8cd40 };
+        assert_eq!(Url::parse("http://h:1")?.stream(None), "http://h:1/stream");
+        assert_eq!(
+            Url::parse("http://h:1/var/my%20app+.db")?.stream(Some(&since)),
+            "http://h:1/stream?path=/var/my%20app%2B.db\
+             &generation=5fdb81d7f2759003&index=0000000000000003&offset=000000000008cd40"
+        );
+        assert_eq!(
+            Url::parse("http://h:1")?.stream(Some(&since)),
+            "http://h:1/stream?generation=5fdb81d7f2759003&index=0000000000000003&offset=000000000008cd40"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn what_a_server_returns_leads_back_to_its_database() -> Result<()> {
+        let address = SocketAddr::from(([127, 0, 0, 1], 9090));
+        assert_eq!(of_served(address, "app.db"), EXAMPLE);
+        for name in ["app.db", "my app%.db", "données?#&+.db", "/var/lib/my app.db", "/app.db", "C:\\data\\app.db", "a/b"] {
+            let url = of_served(address, name);
+            assert!(url.is_ascii(), "{url}");
+            assert_eq!(database(&url), Ok(Some(name.to_string())), "{url}");
+            assert_eq!(Url::parse(&url)?.to_string(), url);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_address_of_every_interface_is_shown_as_loopback() {
+        assert_eq!(of_served(SocketAddr::from(([0, 0, 0, 0], 80)), "a"), "http://127.0.0.1:80/a");
+        assert_eq!(of_served(SocketAddr::from(([0u16; 8], 80)), "a"), "http://[::1]:80/a");
+        assert_eq!(of_served(SocketAddr::from(([10, 0, 0, 7], 80)), "a"), "http://10.0.0.7:80/a");
+    }
+}

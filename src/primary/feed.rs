@@ -1,0 +1,210 @@
+//! What one replica is sent, step by step.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use super::Primary;
+use super::catch_up::CatchUp;
+use super::commit_log::{CommitLog, Got};
+use super::feed2022::Resend;
+use super::replicas::Replica;
+use crate::base::{Error, Generation, Lsn, Position, Result, unix_ms};
+use crate::format::record;
+
+/// Which protocol a replica speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// Snapshots and WAL segments, as Litestream sent them in 2022.
+    V2022,
+    /// Pages and commits.
+    V2,
+}
+
+/// What a replica asks for.
+pub struct Ask {
+    /// The protocol it speaks.
+    pub version: Version,
+    /// The generation it knows.
+    pub generation: Option<Generation>,
+    /// Its WAL index in that generation.
+    pub index: Option<u64>,
+    /// Its offset in that WAL in bytes; version 1 does not send one.
+    pub offset: Option<u64>,
+    /// Address and port of the other end.
+    pub client: String,
+}
+
+/// What is to be done next.
+pub enum Step {
+    /// Send these bytes.
+    Send(Bytes),
+    /// Nothing is there; wait for [`Feed::changed`].
+    Wait,
+    /// The stream is over.
+    End,
+}
+
+/// The stream to one replica. Dropping it forgets the replica.
+pub struct Feed {
+    primary: Arc<Primary>,
+    replica: Arc<Replica>,
+    version: Version,
+    changed: watch::Receiver<u64>,
+    queue: VecDeque<Bytes>,
+    mode: Mode,
+}
+
+enum Mode {
+    CatchUp(CatchUp),
+    Resend(Box<Resend>),
+    /// Reading the log: number of the next entry, and what was last sent.
+    Live(u64, Lsn),
+    Ended,
+}
+
+impl Primary {
+    /// Opens a feed for one connection.
+    pub fn open_feed(self: &Arc<Self>, ask: Ask) -> Result<Feed> {
+        let version = if ask.version == Version::V2 { 2 } else { 1 };
+        let replica = self.replicas.add(ask.client.clone(), version);
+        let mode = match ask.version {
+            Version::V2 => Mode::CatchUp(CatchUp::new(self.known(&ask))),
+            Version::V2022 => Mode::Resend(Box::new(Resend::new(ask.generation, ask.index))),
+        };
+        let log = if ask.version == Version::V2 { &self.log } else { &self.raw_log };
+        let changed = log.subscribe();
+        Ok(Feed { primary: Arc::clone(self), replica, version: ask.version, changed, queue: VecDeque::new(), mode })
+    }
+
+    /// What the replica has, if it is a state this primary knows it was in.
+    fn known(&self, ask: &Ask) -> Option<Lsn> {
+        let core = self.lock_core();
+        if ask.generation != Some(core.generation()) {
+            return None;
+        }
+        let (generation, index, offset) = (core.generation(), ask.index?, ask.offset?);
+        let frame = Position { generation, index, offset }.frame(core.page_size())?;
+        let lsn = Lsn::new(index, frame);
+        (lsn <= core.lsn()).then_some(lsn)
+    }
+}
+
+impl Feed {
+    /// What to send next. May read files, unless [`Feed::is_quick`] says otherwise.
+    pub fn step(&mut self) -> Result<Step> {
+        loop {
+            match self.try_step() {
+                // An empty chunk would end a chunked body.
+                Ok(Step::Send(bytes)) if bytes.is_empty() => {}
+                Ok(step) => return Ok(step),
+                Err(error) => return self.give_up(&error),
+            }
+        }
+    }
+
+    /// Whether the next step only looks into memory.
+    pub fn is_quick(&self) -> bool {
+        !self.queue.is_empty() || matches!(self.mode, Mode::Live(..) | Mode::Ended)
+    }
+
+    /// Resolves when there is something new.
+    pub async fn changed(&mut self) {
+        // An error means the primary is gone, and then the next step says so.
+        let _ = self.changed.changed().await;
+    }
+
+    /// What to send when nothing came for a while. None in version 1, where silence is normal, and while it is not known
+    /// that the replica was sent everything.
+    pub fn heartbeat(&mut self) -> Option<Bytes> {
+        let Mode::Live(next, _) = self.mode else { return None };
+        let position = self.log().position_at(next).filter(|_| self.version == Version::V2)?;
+        let mut out = Vec::new();
+        record::heartbeat(position, unix_ms(), &mut out);
+        self.replica.sent(0, 0, out.len());
+        Some(Bytes::from(out))
+    }
+
+    fn try_step(&mut self) -> Result<Step> {
+        if let Some(bytes) = self.queue.pop_front() {
+            return Ok(Step::Send(bytes));
+        }
+        if self.primary.is_stopped() {
+            return self.give_up(&Error::usage("the primary has stopped serving this database"));
+        }
+        match &mut self.mode {
+            Mode::Ended => return Ok(Step::End),
+            Mode::CatchUp(catch_up) => {
+                let chunk = catch_up.step(&self.primary)?;
+                let bytes = chunk.records.iter().map(Bytes::len).sum();
+                self.replica.sent(0, chunk.pages, bytes);
+                self.queue = chunk.records;
+                if let Some((next, position, lsn)) = chunk.done {
+                    self.go_live(next, position, lsn);
+                }
+            }
+            Mode::Resend(resend) => {
+                let (bytes, done) = resend.step(&self.primary)?;
+                self.replica.sent(0, 0, bytes.len());
+                if let Some((next, position, lsn)) = done {
+                    self.go_live(next, position, lsn);
+                }
+                return Ok(Step::Send(bytes));
+            }
+            Mode::Live(next, lsn) => {
+                // Marked before the look: what comes after it wakes the next wait.
+                self.changed.mark_unchanged();
+                let log = if self.version == Version::V2 { &self.primary.log } else { &self.primary.raw_log };
+                match log.get(*next) {
+                    Got::NotYet => return Ok(Step::Wait),
+                    Got::Gone => return self.fall_behind(),
+                    Got::Entry(entry) => {
+                        (*next, *lsn) = (*next + 1, entry.lsn);
+                        let bytes = entry.records.unwrap_or_default();
+                        self.replica.sent(entry.commits, entry.pages, bytes.len());
+                        self.replica.set_position(entry.reached);
+                        return Ok(Step::Send(bytes));
+                    }
+                }
+            }
+        }
+        Ok(self.queue.pop_front().map_or(Step::Wait, Step::Send))
+    }
+
+    fn go_live(&mut self, next: u64, position: Position, lsn: Lsn) {
+        self.mode = Mode::Live(next, lsn);
+        self.replica.set_live(true);
+        self.replica.set_position(position);
+    }
+
+    /// The log has moved on. A replica of 2022 must connect anew; the others are sent what changed.
+    fn fall_behind(&mut self) -> Result<Step> {
+        let Mode::Live(_, lsn) = self.mode else { return Ok(Step::Wait) };
+        if self.version == Version::V2022 {
+            self.mode = Mode::Ended;
+            return Ok(Step::End);
+        }
+        self.replica.set_live(false);
+        self.mode = Mode::CatchUp(CatchUp::new(Some(lsn)));
+        self.try_step()
+    }
+
+    /// Ends the stream, and says why where the protocol has words for it.
+    fn give_up(&mut self, error: &Error) -> Result<Step> {
+        self.mode = Mode::Ended;
+        self.queue.clear();
+        if self.version == Version::V2022 {
+            return Ok(Step::End);
+        }
+        let position = self.primary.lock_core().position();
+        let mut out = Vec::new();
+        record::error(position, &error.to_string(), &mut out);
+        Ok(Step::Send(Bytes::from(out)))
+    }
+
+    fn log(&self) -> &CommitLog {
+        if self.version == Version::V2 { &self.primary.log } else { &self.primary.raw_log }
+    }
+}

@@ -1,0 +1,24 @@
+//! Layer 4: a database served to replicas.
+//!
+//! ```text
+//! commit in the WAL -> tail -> page map + commit log -> one feed per replica
+//! ```
+//!
+//! The tail follows the WAL through read locks it hands from one private connection to another, so that no frame is
+//! overwritten before it was seen, and no writer ever waits. What it saw goes into the page map (which commit changed
+//! which page last) and, as ready-made bytes shared by all replicas, into the commit log. A feed reads the log while its
+//! replica keeps up; one that is behind is sent the pages that changed since, each once, whatever happened in between.
+
+mod catch_up;
+mod commit_log;
+mod core;
+mod feed;
+mod feed2022;
+mod page_map;
+mod replicas;
+mod tail;
+
+pub use self::core::Seen;
+pub use feed::{Ask, Feed, Step, Version};
+pub use replicas::ReplicaRow;
+pub use tail::{Options, Primary, Status};
