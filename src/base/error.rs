@@ -23,6 +23,8 @@ pub enum Kind {
     Mismatch,
     /// The upstream and this database do not belong together (`SQLITE_CONSTRAINT`).
     Refused,
+    /// A replica was changed by somebody else (`SQLITE_CORRUPT`).
+    Diverged,
     /// A panic was caught, or SQLite answered what it never should (`SQLITE_INTERNAL`).
     Internal,
 }

@@ -229,17 +229,40 @@ impl<'a> Pages<'a> {
     }
 
     /// Each page number and its image. Numbers that no database may send (0, the lock-byte page) are errors.
-    pub fn iter(&self) -> impl Iterator<Item = Result<(Pgno, &'a [u8])>> {
+    pub fn iter(&self) -> impl Iterator<Item = Result<(Pgno, &'a [u8])>> + use<'a> {
+        let images = self.images.chunks_exact(self.size.bytes());
+        self.numbers().zip(images).map(|(number, image)| number.map(|pgno| (pgno, image)))
+    }
+
+    /// The same as runs of consecutive pages: the number of the first, and the images one after another.
+    pub fn runs(&self) -> impl Iterator<Item = Result<(Pgno, &'a [u8])>> + use<'a> {
+        let (mut numbers, mut images) = (self.numbers().peekable(), self.images);
+        let size = self.size.bytes();
+        std::iter::from_fn(move || {
+            let first = match numbers.next()? {
+                Ok(first) => first,
+                Err(error) => return Some(Err(error)),
+            };
+            let mut count = 1;
+            while numbers.next_if(|next| next.as_ref().is_ok_and(|n| n.slot() == first.slot() + count)).is_some() {
+                count += 1;
+            }
+            let (run, rest) = images.split_at_checked(count * size)?;
+            images = rest;
+            Some(Ok((first, run)))
+        })
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = Result<Pgno>> + use<'a> {
         let lock = self.size.lock_page();
-        let numbers = self.numbers.chunks_exact(4).map(BigEndian::read_u32);
-        numbers.zip(self.images.chunks_exact(self.size.bytes())).map(move |(n, image)| {
+        self.numbers.chunks_exact(4).map(BigEndian::read_u32).map(move |n| {
             let pgno = Pgno::new(n).map_err(|e| e.within("pages record"))?;
             if pgno == lock {
                 return Err(Error::corrupt(format!(
                     "pages record: page {n} is the lock-byte page, which holds nothing"
                 )));
             }
-            Ok((pgno, image))
+            Ok(pgno)
         })
     }
 }
@@ -346,6 +369,10 @@ mod tests {
         let pages = Pages::decode(&out[HEADER_SIZE..], size)?;
         let seen: Result<Vec<_>> = pages.iter().map(|p| p.map(|(n, image)| (n.get(), image[0]))).collect();
         assert_eq!(seen?, [(9, 1), (4, 2)]);
+        assert_eq!(
+            pages.runs().filter_map(Result::ok).map(|(n, run)| (n.get(), run.len())).collect::<Vec<_>>(),
+            [(9, 512), (4, 512)]
+        );
         for cut in 0..out.len() - HEADER_SIZE {
             assert!(Pages::decode(&out[HEADER_SIZE..HEADER_SIZE + cut], size).is_err(), "cut at {cut}");
         }

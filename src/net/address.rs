@@ -88,7 +88,9 @@ mod tests {
 
     #[test]
     fn what_is_not_an_address_is_refused_with_an_example() {
-        for text in ["", "9090", "127.0.0.1", "127.0.0.1:", ":port", ":65536", ":-1", "::1:9090", "http://127.0.0.1:9090"] {
+        for text in
+            ["", "9090", "127.0.0.1", "127.0.0.1:", ":port", ":65536", ":-1", "::1:9090", "http://127.0.0.1:9090"]
+        {
             let error = resolve(text).map_err(|e| (e.kind(), e.to_string()));
             assert!(
                 matches!(&error, Err((Kind::Usage, said)) if said.contains("such as 127.0.0.1:9090")),
@@ -102,7 +104,10 @@ mod tests {
         let holder = bind("127.0.0.1:0")?;
         let text = holder.local_addr().map_err(|e| Error::io("local address", &e))?.to_string();
         let error = bind(&text).map_err(|e| e.to_string());
-        assert!(matches!(&error, Err(said) if said.contains(&text) && said.contains("choose another port")), "{error:?}");
+        assert!(
+            matches!(&error, Err(said) if said.contains(&text) && said.contains("choose another port")),
+            "{error:?}"
+        );
         Ok(())
     }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use ureq::config::Config;
 use ureq::http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body, Timeout};
@@ -14,6 +15,7 @@ use super::url::Url;
 use crate::base::{Error, Kind, Position, Result};
 use crate::format::record::{PAGE_SIZE_HEADER, VERSION_HEADER};
 use crate::replica::{Opened, Upstream};
+use crate::sqlite::guarded;
 
 /// How long a name may take to resolve, and a connection to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -24,7 +26,7 @@ const OUTPUT_BUFFER: usize = 16 << 10;
 /// How much of an answer that is not a stream is looked at for what it says.
 const COMPLAINT_LIMIT: usize = 1024;
 
-/// A database served over HTTP.
+/// A database served over HTTP, one stream at a time: opening one ends the one before.
 ///
 /// Proxies named in the environment are not used, and redirects are not followed: what a replica gets its data from is
 /// what its URL says.
@@ -32,7 +34,7 @@ pub struct HttpUpstream {
     url: Url,
     shown: String,
     silence: Duration,
-    agent: Agent,
+    config: Config,
     stop: Arc<Stop>,
 }
 
@@ -54,7 +56,7 @@ impl HttpUpstream {
             .user_agent(concat!("liblitestream/", env!("CARGO_PKG_VERSION")))
             .build();
         let shown = url.to_string();
-        HttpUpstream { url, shown, silence, agent: Agent::new_with_config(config), stop: Arc::default() }
+        HttpUpstream { url, shown, silence, config, stop: Arc::default() }
     }
 }
 
@@ -66,26 +68,21 @@ impl Upstream for HttpUpstream {
     /// The request runs on a thread of its own: neither name resolution nor connecting can be interrupted, so that
     /// [`HttpUpstream::shutdown`] leaves them to end by themselves.
     fn open(&self, since: Option<Position>) -> Result<Opened> {
-        let (result, waiting) = mpsc::channel();
-        let ticket = self.stop.wait(result.clone()).map_err(|e| e.within(&self.shown))?;
-        let request = Request {
-            url: self.url.stream(since.as_ref()),
-            silence: self.silence,
-            agent: self.agent.clone(),
-            stop: self.stop.clone(),
-        };
-        let connecting = move || drop(result.send(request.run()));
-        let opened = match thread::Builder::new().name("litestream-connect".into()).spawn(connecting) {
-            Ok(_) => waiting.recv().unwrap_or_else(|_| Err(Error::new(Kind::Internal, "the request ended in a panic"))),
+        let (result, answer) = mpsc::channel();
+        let agent = Agent::new_with_config(self.config.clone());
+        self.stop.begin(agent.clone(), result.clone()).map_err(|e| e.within(&self.shown))?;
+        let (url, resumes) = (self.url.stream(since.as_ref()), since.is_some());
+        let request = Request { url, resumes, silence: self.silence, agent, stop: self.stop.clone() };
+        let ask = move || drop(result.send(guarded(|| request.run())));
+        let opened = match thread::Builder::new().name("litestream-connect".into()).spawn(ask) {
+            Ok(_) => answer.recv().unwrap_or_else(|_| Err(stopped())),
             Err(error) => Err(Error::io("cannot start a thread", &error)),
         };
-        self.stop.done(ticket);
         opened.map_err(|e| e.within(&self.shown))
     }
 
     fn shutdown(&self) {
         self.stop.stop();
-        self.agent.clone().shutdown();
     }
 }
 
@@ -93,47 +90,54 @@ impl Upstream for HttpUpstream {
 #[derive(Default)]
 struct Stop {
     stopped: AtomicBool,
-    waiting: Mutex<Waiting>,
+    current: Mutex<Current>,
 }
 
+/// The one stream that there is, or its beginning.
 #[derive(Default)]
-struct Waiting {
-    last_ticket: u64,
-    opens: Vec<(u64, mpsc::Sender<Result<Opened>>)>,
+struct Current {
+    /// Closes the connection, also under a read.
+    agent: Option<Agent>,
+    /// Where [`Upstream::open`] waits for its answer.
+    open: Option<mpsc::Sender<Result<Opened>>>,
 }
 
 impl Stop {
-    /// From now on, `open` hears when it is to give up.
-    fn wait(&self, open: mpsc::Sender<Result<Opened>>) -> Result<u64> {
-        let mut waiting = self.lock();
+    /// Ends the stream there was, for one on a connection of `agent`. Until it is opened, `open` hears of a stop.
+    fn begin(&self, agent: Agent, open: mpsc::Sender<Result<Opened>>) -> Result<()> {
+        let mut current = self.lock();
         if self.is_stopped() {
             return Err(stopped());
         }
-        waiting.last_ticket += 1;
-        let ticket = waiting.last_ticket;
-        waiting.opens.push((ticket, open));
-        Ok(ticket)
-    }
-
-    fn done(&self, ticket: u64) {
-        self.lock().opens.retain(|(t, _)| *t != ticket);
+        current.end();
+        *current = Current { agent: Some(agent), open: Some(open) };
+        Ok(())
     }
 
     fn stop(&self) {
-        let mut waiting = self.lock();
+        let mut current = self.lock();
         self.stopped.store(true, Ordering::SeqCst);
-        for (_, open) in waiting.opens.drain(..) {
-            // Its receiver is gone if it just got its answer.
-            drop(open.send(Err(stopped())));
-        }
+        current.end();
     }
 
     fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::SeqCst)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Current {
+    fn end(&mut self) {
+        if let Some(open) = self.open.take() {
+            // Its receiver is gone if it has got its answer.
+            drop(open.send(Err(stopped())));
+        }
+        if let Some(agent) = self.agent.take() {
+            agent.shutdown();
+        }
     }
 }
 
@@ -145,6 +149,8 @@ fn stopped() -> Error {
 struct Request {
     /// With the password, so never shown.
     url: String,
+    /// Whether it goes on from a position.
+    resumes: bool,
     silence: Duration,
     agent: Agent,
     stop: Arc<Stop>,
@@ -179,6 +185,10 @@ impl Request {
         let message = match error {
             ureq::Error::Timeout(Timeout::Resolve) => format!("name not resolved within {} s", CONNECT.as_secs()),
             ureq::Error::Timeout(Timeout::Connect) => format!("no connection within {} s", CONNECT.as_secs()),
+            ureq::Error::Timeout(_) if self.resumes => format!(
+                "no answer within {} ms (a Litestream of 2022 does not answer before its next commit)",
+                self.silence.as_millis()
+            ),
             ureq::Error::Timeout(_) => format!("no answer within {} ms", self.silence.as_millis()),
             ureq::Error::HostNotFound => "host not found".to_string(),
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
@@ -300,7 +310,9 @@ impl<R> StreamBody<R> {
             return io::Error::new(io::ErrorKind::TimedOut, message);
         }
         match kind {
-            io::ErrorKind::UnexpectedEof => io::Error::new(kind, "the connection was closed in the middle of the stream"),
+            io::ErrorKind::UnexpectedEof => {
+                io::Error::new(kind, "the connection was closed in the middle of the stream")
+            }
             _ => io::Error::new(kind, super::printable(&error.to_string())),
         }
     }
@@ -309,4 +321,287 @@ impl<R> StreamBody<R> {
 fn is_timeout(error: &io::Error) -> bool {
     let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
     matches!(inner, Some(ureq::Error::Timeout(_)))
+}
+
+/// Against upstreams of every sort, over real sockets.
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::mpsc::{Receiver, channel};
+    use std::thread::JoinHandle;
+
+    use super::*;
+    use crate::base::Generation;
+
+    /// Longer than any test may take: what ends sooner was not ended by the silence.
+    const HOUR: Duration = Duration::from_secs(3600);
+    const STREAM: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ntransfer-encoding: chunked\r\n\
+                          litestream-page-size: 4096\r\nlitestream-stream-version: 2\r\n\r\n";
+
+    /// An upstream that answers one request with given bytes and then holds the connection open until dropped.
+    struct Peer {
+        base: String,
+        /// The head of the request, when it has come and the answer was given.
+        requests: Receiver<String>,
+        close: Option<mpsc::Sender<()>>,
+        thread: Option<JoinHandle<()>>,
+    }
+
+    impl Peer {
+        fn answering(answer: impl Into<Vec<u8>>) -> Peer {
+            let (answer, listener) = (answer.into(), TcpListener::bind("127.0.0.1:0").expect("bind"));
+            let base = format!("http://{}", listener.local_addr().expect("address"));
+            let ((told, requests), (close, closed)) = (channel(), channel());
+            let thread = thread::spawn(move || {
+                let (mut socket, _) = listener.accept().expect("accept");
+                let request = read_request(&socket);
+                socket.write_all(&answer).expect("answer");
+                told.send(request).expect("the test waits");
+                // Ends by the sender being dropped.
+                assert!(closed.recv().is_err());
+            });
+            Peer { base, requests, close: Some(close), thread: Some(thread) }
+        }
+
+        fn upstream(&self, silence: Duration) -> HttpUpstream {
+            upstream(&self.base, silence)
+        }
+
+        fn close(&mut self) {
+            self.close = None;
+            if let Some(thread) = self.thread.take() {
+                thread.join().expect("the peer");
+            }
+        }
+
+        /// What a client says about this answer, from a peer that closes the connection after it.
+        fn error_of(answer: &str) -> Error {
+            let mut peer = Peer::answering(answer);
+            let upstream = peer.upstream(HOUR);
+            let opened = thread::spawn(move || upstream.open(None));
+            peer.requests.recv().expect("a request");
+            peer.close();
+            opened.join().expect("open").map(|_| ()).expect_err("not a stream")
+        }
+    }
+
+    impl Drop for Peer {
+        fn drop(&mut self) {
+            self.close();
+        }
+    }
+
+    fn read_request(socket: &TcpStream) -> String {
+        let lines = BufReader::new(socket).lines().map(|line| line.expect("request"));
+        lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
+    }
+
+    fn upstream(base: &str, silence: Duration) -> HttpUpstream {
+        HttpUpstream::new(Url::parse(&format!("{base}/app.db")).expect("URL"), silence)
+    }
+
+    #[test]
+    fn the_request_names_database_position_and_version() {
+        let mut peer = Peer::answering(STREAM);
+        let upstream = HttpUpstream::new(Url::parse(&peer.base.replace("//", "//ann:s3cret@")).expect("URL"), HOUR);
+        assert_eq!(upstream.url(), peer.base);
+        let since = Position { generation: Generation(0xa), index: 0xb, offset: 0xc };
+        upstream.open(Some(since)).expect("a stream");
+        let request = peer.requests.recv().expect("a request");
+        let mut lines = request.lines();
+        assert_eq!(
+            lines.next(),
+            Some("GET /stream?generation=000000000000000a&index=000000000000000b&offset=000000000000000c HTTP/1.1")
+        );
+        let mut headers: Vec<_> = lines.map(|line| line.to_ascii_lowercase()).collect();
+        headers.sort();
+        assert_eq!(
+            headers,
+            [
+                "accept: application/octet-stream".to_string(),
+                "authorization: basic yw5uonmzy3jlda==".to_string(),
+                format!("host: {}", peer.base.trim_start_matches("http://")),
+                "litestream-stream-version: 2".to_string(),
+                concat!("user-agent: liblitestream/", env!("CARGO_PKG_VERSION")).to_string(),
+            ]
+        );
+        peer.close();
+    }
+
+    #[test]
+    fn a_stream_is_read_to_its_end() {
+        let peer = Peer::answering(format!("{STREAM}5\r\nhello\r\n7\r\n, world\r\n0\r\n\r\n"));
+        let mut opened = peer.upstream(HOUR).open(None).expect("a stream");
+        assert_eq!((opened.version2, opened.page_size), (true, Some(4096)));
+        let mut text = String::new();
+        opened.body.read_to_string(&mut text).expect("an orderly end");
+        assert_eq!(text, "hello, world");
+    }
+
+    #[test]
+    fn a_server_of_2022_is_known_by_its_head() {
+        let old = "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nLitestream-Page-Size: 1024\r\n\
+                   Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
+        let opened = Peer::answering(old).upstream(HOUR).open(None).expect("a stream");
+        assert_eq!((opened.version2, opened.page_size), (false, Some(1024)));
+        let bare = Peer::answering("HTTP/1.1 200 OK\r\n\r\n").upstream(HOUR).open(None).expect("a stream");
+        assert_eq!((bare.version2, bare.page_size), (false, None));
+    }
+
+    #[test]
+    fn an_answer_that_is_no_stream_is_told_in_words() {
+        let long = format!("HTTP/1.1 500 x\r\ncontent-length: 9999\r\n\r\nre\u{1b}[31md {}", "x".repeat(500));
+        for (answer, kind, part) in [
+            (
+                "HTTP/1.1 200 OK\r\ncontent-type: text/html; charset=utf-8\r\n\r\n<html>",
+                Kind::Corrupt,
+                "is text/html, not a",
+            ),
+            (
+                "HTTP/1.1 404 Not Found\r\n\r\nDatabase not found\nmore",
+                Kind::Usage,
+                "404 Not Found: Database not found",
+            ),
+            ("HTTP/1.1 400 Bad Request\r\n\r\n", Kind::Usage, "the server answered 400 Bad Request"),
+            (
+                "HTTP/1.1 502 Bad Gateway\r\ncontent-type: text/html\r\n\r\n<html>",
+                Kind::Io,
+                "502 Bad Gateway with a web page",
+            ),
+            ("HTTP/1.1 204 No Content\r\n\r\n", Kind::Io, "204 No Content"),
+            (
+                "HTTP/1.1 302 Found\r\nlocation: https://other/stream\r\ncontent-length: 0\r\n\r\n",
+                Kind::Io,
+                "302 Found to https://other/stream; redirects are not followed",
+            ),
+            ("HTTP/1.1 200 OK\r\nlitestream-stream-version: 3\r\n\r\n", Kind::Corrupt, "version '3' of the stream"),
+            ("HTTP/1.1 200 OK\r\nlitestream-page-size: big\r\n\r\n", Kind::Corrupt, "'big', expected a number"),
+            ("SSH-2.0-OpenSSH_9.2\r\n", Kind::Io, "the answer is not HTTP"),
+            ("", Kind::Io, "closed without an answer"),
+            ("HTTP/1.1 200 OK\r\ncontent-ty", Kind::Io, "closed without an answer"),
+            (&long, Kind::Io, "500 Internal Server Error: re?[31md xxx"),
+        ] {
+            let error = Peer::error_of(answer);
+            assert_eq!(error.kind(), kind, "{answer}: {error}");
+            let said = error.to_string();
+            assert!(
+                said.contains(part) && said.starts_with("http://127.0.0.1:") && said.len() < 400,
+                "{answer}: {said}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_stream_cut_in_the_middle_of_a_chunk_is_an_error() {
+        for part in ["", "5", "5\r\nhel", "5\r\nhello", "5\r\nhello\r\n", "5\r\nhello\r\nxyz\r\n"] {
+            let mut peer = Peer::answering(format!("{STREAM}{part}"));
+            let mut opened = peer.upstream(HOUR).open(None).expect("a stream");
+            peer.requests.recv().expect("a request");
+            peer.close();
+            let error = opened.body.read_to_end(&mut Vec::new()).expect_err(part);
+            assert_ne!(error.kind(), io::ErrorKind::TimedOut, "{part}: {error}");
+        }
+    }
+
+    #[test]
+    fn nobody_listening_is_told_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let base = format!("http://{}", listener.local_addr().expect("address"));
+        drop(listener);
+        let error = upstream(&base, HOUR).open(None).map(|_| ()).expect_err("nobody there");
+        assert_eq!(error.to_string(), format!("{base}/app.db: connection refused; is it served there?"));
+    }
+
+    #[test]
+    fn a_silent_upstream_is_given_up() {
+        let peer = Peer::answering("");
+        let error = peer.upstream(Duration::from_millis(50)).open(None).map(|_| ()).expect_err("silence");
+        assert!(error.to_string().ends_with("no answer within 50 ms"), "{error}");
+
+        let peer = Peer::answering(format!("{STREAM}5\r\nhello\r\n"));
+        let mut opened = peer.upstream(Duration::from_millis(50)).open(None).expect("a stream");
+        let mut text = Vec::new();
+        let error = opened.body.read_to_end(&mut text).expect_err("silence");
+        assert_eq!((text.as_slice(), error.kind()), (b"hello".as_slice(), io::ErrorKind::TimedOut));
+        assert_eq!(error.to_string(), "nothing came for 50 ms, not even a heartbeat");
+    }
+
+    #[test]
+    fn silence_of_a_server_of_2022_is_waited_out() {
+        struct LateThenDone(u32);
+        impl Read for LateThenDone {
+            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+                self.0 += 1;
+                match self.0 {
+                    1 | 2 => Err(io::Error::other(ureq::Error::Timeout(Timeout::PerRead))),
+                    3 => io::Cursor::new(b"x").read(out),
+                    _ => Ok(0),
+                }
+            }
+        }
+        let body = |silence_is_normal| StreamBody {
+            inner: LateThenDone(0),
+            silence_is_normal,
+            silence: HOUR,
+            stop: Arc::default(),
+        };
+        let mut text = String::new();
+        body(true).read_to_string(&mut text).expect("patience");
+        assert_eq!(text, "x");
+        assert_eq!(body(false).read_to_string(&mut text).map_err(|e| e.kind()), Err(io::ErrorKind::TimedOut));
+    }
+
+    #[test]
+    fn a_shutdown_ends_a_read() {
+        // The last one ends with the connection, so that a socket shut down looks like its orderly end.
+        for head in [STREAM, "HTTP/1.1 200 OK\r\nlitestream-stream-version: 2\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"] {
+            let body = if head == STREAM { "5\r\nhello\r\n" } else { "hello" };
+            let peer = Peer::answering(format!("{head}{body}"));
+            let upstream = peer.upstream(HOUR);
+            let mut opened = upstream.open(None).expect("a stream");
+            let (told, reading) = channel();
+            let reader = thread::spawn(move || {
+                let mut first = [0; 5];
+                opened.body.read_exact(&mut first).expect("the first bytes");
+                told.send(()).expect("the test waits");
+                opened.body.read(&mut first).map_err(|e| (e.kind(), e.to_string()))
+            });
+            reading.recv().expect("the reader");
+            upstream.shutdown();
+            assert_eq!(reader.join().expect("reader"), Err((io::ErrorKind::ConnectionAborted, "stopped".to_string())));
+        }
+    }
+
+    #[test]
+    fn a_shutdown_ends_an_open_and_every_later_one() {
+        let peer = Peer::answering("");
+        let upstream = Arc::new(peer.upstream(HOUR));
+        let opening = upstream.clone();
+        let opener = thread::spawn(move || opening.open(None).map(|_| ()));
+        peer.requests.recv().expect("a request");
+        upstream.shutdown();
+        let said = format!("{}/app.db: stopped", peer.base);
+        assert_eq!(opener.join().expect("opener").map_err(|e| e.to_string()), Err(said.clone()));
+        assert_eq!(upstream.open(None).map(|_| ()).map_err(|e| e.to_string()), Err(said));
+    }
+    #[test]
+    fn a_shutdown_is_heard_by_an_open_that_cannot_be_interrupted() {
+        let (stop, (open, heard)) = (Stop::default(), channel());
+        stop.begin(Agent::new_with_defaults(), open).expect("not stopped");
+        stop.stop();
+        assert_eq!(heard.recv().expect("a word").map(|_| ()), Err(stopped()));
+    }
+
+    #[test]
+    fn a_new_stream_ends_the_one_before() {
+        let (first, second) = (Peer::answering(STREAM), Peer::answering(STREAM));
+        let mut upstream = first.upstream(HOUR);
+        let mut opened = upstream.open(None).expect("a stream");
+        upstream.url = Url::parse(&second.base).expect("URL");
+        let _reopened = upstream.open(None).expect("another stream");
+        let ended = opened.body.read(&mut [0; 1]);
+        assert!(!matches!(ended, Ok(1..)), "{ended:?}");
+    }
 }

@@ -51,7 +51,8 @@ mod tests {
 
     #[test]
     fn what_was_encoded_is_decoded_to_itself() {
-        for text in ["", "app.db", "/var/lib/my app.db", "100%.db", "a+b&c=d?e#f.db", "données/ünï.db", "日本.db"] {
+        for text in ["", "app.db", "/var/lib/my app.db", "100%.db", "a+b&c=d?e#f.db", "données/ünï.db", "日本.db"]
+        {
             let encoded = encode(text);
             assert!(encoded.is_ascii() && !encoded.contains([' ', '&', '?', '#', '+']), "{encoded}");
             assert_eq!(decode(&encoded), Ok(text.to_string()), "{encoded}");

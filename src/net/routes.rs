@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::{Extension, Query, State};
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{Router, get};
@@ -37,8 +37,8 @@ pub fn router(databases: Arc<Databases>) -> Router {
         .with_state(databases)
 }
 
-async fn wrong_method() -> Refusal {
-    refuse(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+async fn wrong_method() -> impl IntoResponse {
+    ([(ALLOW, HeaderValue::from_static("GET"))], refuse(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"))
 }
 
 async fn stream(
@@ -161,7 +161,10 @@ mod tests {
             asked("?path=x&generation=54a5500f213265e3&index=0000000000000002&offset=1038"),
             Ok((Some("x".into()), Some(0x54a5_500f_2132_65e3), Some(2), Some(0x1038)))
         );
-        assert_eq!(asked("?generation=54a5500f213265e3&index=2"), Ok((None, Some(0x54a5_500f_2132_65e3), Some(2), None)));
+        assert_eq!(
+            asked("?generation=54a5500f213265e3&index=2"),
+            Ok((None, Some(0x54a5_500f_2132_65e3), Some(2), None))
+        );
     }
 
     #[test]
@@ -188,9 +191,14 @@ mod tests {
 
     #[test]
     fn version_2_is_spoken_with_those_who_know_it() {
-        for (value, expected) in
-            [(None, false), (Some("1"), false), (Some("x"), false), (Some("2"), true), (Some(" 2 "), true), (Some("3"), true)]
-        {
+        for (value, expected) in [
+            (None, false),
+            (Some("1"), false),
+            (Some("x"), false),
+            (Some("2"), true),
+            (Some(" 2 "), true),
+            (Some("3"), true),
+        ] {
             let mut headers = HeaderMap::new();
             if let Some(value) = value {
                 headers.insert(VERSION_HEADER, HeaderValue::from_static(value));

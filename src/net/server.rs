@@ -53,7 +53,8 @@ impl Server {
     /// Listens at `host:port`. Port 0 has one picked; no host is the loopback interface.
     pub fn bind(addr: &str) -> Result<Server> {
         let listener = address::bind(addr)?;
-        let failed = |error: io::Error| Error::io(format_args!("cannot listen on '{}'", super::printable(addr)), &error);
+        let failed =
+            |error: io::Error| Error::io(format_args!("cannot listen on '{}'", super::printable(addr)), &error);
         let address = listener.local_addr().map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let runtime = Builder::new_current_thread()

@@ -10,7 +10,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_core::Stream;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
@@ -18,11 +18,6 @@ use tokio::time::{Instant, sleep_until};
 use super::databases::Open;
 use crate::base::Result;
 use crate::primary::{Feed, Step};
-
-/// Pieces smaller than this are gathered when several are ready, in bytes.
-const SMALL: usize = 16 << 10;
-/// How much is gathered, in bytes.
-const BATCH: usize = 64 << 10;
 
 /// The bytes of a feed, until it ends, or its database is no longer served.
 pub struct FeedStream {
@@ -36,8 +31,6 @@ pub struct FeedStream {
 
 enum State {
     Ready(Feed),
-    /// The feed said this, and it is not done yet.
-    Stepped(Feed, Result<Step>),
     Reading(JoinHandle<(Feed, Result<Step>)>),
     Waiting(Pin<Box<dyn Future<Output = (Feed, Woken)> + Send>>),
     Over,
@@ -57,17 +50,14 @@ impl FeedStream {
     }
 
     /// What to do about `step`; bytes if it has some.
-    fn take(&mut self, mut feed: Feed, step: Result<Step>) -> Option<Bytes> {
+    fn take(&mut self, feed: Feed, step: Result<Step>) -> Option<Bytes> {
         match step {
             Ok(Step::Send(bytes)) => {
-                let (bytes, next) = gather(&mut feed, bytes);
-                self.state = match next {
-                    Some(step) => State::Stepped(feed, step),
-                    None => ready(feed),
-                };
+                self.state = ready(feed);
                 self.due = Instant::now() + self.heartbeat;
                 return Some(bytes);
             }
+            Ok(Step::Again) => self.state = ready(feed),
             Ok(Step::Wait) => self.state = State::Waiting(Box::pin(wait(feed, self.open.clone(), self.due))),
             Ok(Step::End) => self.state = State::Over,
             Err(error) => {
@@ -112,7 +102,6 @@ impl Stream for FeedStream {
                     this.state = ready(feed);
                     None
                 }
-                State::Stepped(feed, step) => this.take(feed, step),
                 State::Reading(mut reading) => match Pin::new(&mut reading).poll(context) {
                     Poll::Pending => {
                         this.state = State::Reading(reading);
@@ -149,30 +138,6 @@ fn ready(mut feed: Feed) -> State {
         let step = feed.step();
         (feed, step)
     }))
-}
-
-/// Adds to `first` what the feed has ready, if all of it is small: a client far behind a busy writer gets some hundred
-/// commits with one write. Also returns the step that was taken too far.
-fn gather(feed: &mut Feed, first: Bytes) -> (Bytes, Option<Result<Step>>) {
-    if first.len() >= SMALL || !feed.is_quick() {
-        return (first, None);
-    }
-    let mut next = feed.step();
-    if !matches!(&next, Ok(Step::Send(bytes)) if bytes.len() < SMALL) {
-        return (first, Some(next));
-    }
-    let mut batch = BytesMut::with_capacity(BATCH + SMALL);
-    batch.extend_from_slice(&first);
-    while let Ok(Step::Send(bytes)) = &next
-        && bytes.len() < SMALL
-    {
-        batch.extend_from_slice(bytes);
-        if batch.len() >= BATCH || !feed.is_quick() {
-            return (batch.freeze(), None);
-        }
-        next = feed.step();
-    }
-    (batch.freeze(), Some(next))
 }
 
 async fn wait(mut feed: Feed, mut open: Open, due: Instant) -> (Feed, Woken) {

@@ -165,11 +165,15 @@ fn read_database(rest: &str) -> Result<Option<String>> {
     let name = path.strip_prefix('/').unwrap_or(path);
     match query {
         None if name.is_empty() => Ok(None),
-        None if name.ends_with('/') => Err(Error::usage("a path that ends with /; expected the name of a database file")),
+        None if name.ends_with('/') => {
+            Err(Error::usage("a path that ends with /; expected the name of a database file"))
+        }
         None if name.contains('/') && !name.starts_with('/') => percent::decode(path).map(Some),
         None => percent::decode(name).map(Some),
         Some(query) if name.is_empty() => read_query(query),
-        Some(_) => Err(Error::usage("a path and a query; name the database in one of them (? in a name is written %3F)")),
+        Some(_) => {
+            Err(Error::usage("a path and a query; name the database in one of them (? in a name is written %3F)"))
+        }
     }
 }
 
@@ -179,7 +183,9 @@ fn read_query(query: &str) -> Result<Option<String>> {
         Some(("path", value)) if !value.contains('&') && !value.is_empty() => {
             percent::decode(&value.replace('+', " ")).map(Some)
         }
-        _ => Err(Error::usage("an unknown query; expected ?path= and the name or path of a database (& is written %26)")),
+        _ => {
+            Err(Error::usage("an unknown query; expected ?path= and the name or path of a database (& is written %26)"))
+        }
     }
 }
 
@@ -303,7 +309,9 @@ mod tests {
     fn what_a_server_returns_leads_back_to_its_database() -> Result<()> {
         let address = SocketAddr::from(([127, 0, 0, 1], 9090));
         assert_eq!(of_served(address, "app.db"), EXAMPLE);
-        for name in ["app.db", "my app%.db", "données?#&+.db", "/var/lib/my app.db", "/app.db", "C:\\data\\app.db", "a/b"] {
+        for name in
+            ["app.db", "my app%.db", "données?#&+.db", "/var/lib/my app.db", "/app.db", "C:\\data\\app.db", "a/b"]
+        {
             let url = of_served(address, name);
             assert!(url.is_ascii(), "{url}");
             assert_eq!(database(&url), Ok(Some(name.to_string())), "{url}");

@@ -80,13 +80,7 @@ impl CatchUp {
     }
 
     /// The last round: all that is due, as of one look, and the commit.
-    fn finish(
-        &mut self,
-        primary: &Primary,
-        core: &Core,
-        due: &[Pgno],
-        mut records: VecDeque<Bytes>,
-    ) -> Result<Chunk> {
+    fn finish(&mut self, primary: &Primary, core: &Core, due: &[Pgno], mut records: VecDeque<Bytes>) -> Result<Chunk> {
         for chunk in due.chunks(most_pages(core.page_size())) {
             push_pages(core, chunk, &mut records)?;
         }

@@ -41,6 +41,8 @@ pub struct Ask {
 pub enum Step {
     /// Send these bytes.
     Send(Bytes),
+    /// Ask again: the next step may read files.
+    Again,
     /// Nothing is there; wait for [`Feed::changed`].
     Wait,
     /// The stream is over.
@@ -95,13 +97,11 @@ impl Primary {
 impl Feed {
     /// What to send next. May read files, unless [`Feed::is_quick`] says otherwise.
     pub fn step(&mut self) -> Result<Step> {
-        loop {
-            match self.try_step() {
-                // An empty chunk would end a chunked body.
-                Ok(Step::Send(bytes)) if bytes.is_empty() => {}
-                Ok(step) => return Ok(step),
-                Err(error) => return self.give_up(&error),
-            }
+        match self.try_step() {
+            // An empty chunk would end a chunked body.
+            Ok(Step::Send(bytes)) if bytes.is_empty() => Ok(Step::Again),
+            Ok(step) => Ok(step),
+            Err(error) => self.give_up(&error),
         }
     }
 
@@ -131,7 +131,7 @@ impl Feed {
         if let Some(bytes) = self.queue.pop_front() {
             return Ok(Step::Send(bytes));
         }
-        if self.primary.is_stopped() {
+        if !matches!(self.mode, Mode::Ended) && self.primary.is_stopped() {
             return self.give_up(&Error::usage("the primary has stopped serving this database"));
         }
         match &mut self.mode {
@@ -170,7 +170,7 @@ impl Feed {
                 }
             }
         }
-        Ok(self.queue.pop_front().map_or(Step::Wait, Step::Send))
+        Ok(self.queue.pop_front().map_or(Step::Again, Step::Send))
     }
 
     fn go_live(&mut self, next: u64, position: Position, lsn: Lsn) {
@@ -188,7 +188,7 @@ impl Feed {
         }
         self.replica.set_live(false);
         self.mode = Mode::CatchUp(CatchUp::new(Some(lsn)));
-        self.try_step()
+        Ok(Step::Again)
     }
 
     /// Ends the stream, and says why where the protocol has words for it.

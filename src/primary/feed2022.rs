@@ -7,10 +7,11 @@ use bytes::Bytes;
 
 use super::Primary;
 use super::core::Core;
-use crate::base::{FrameNo, Generation, Lsn, PageSize, Pgno, Position, Result, limits};
+use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result, limits};
 use crate::format::record::{HEADER_SIZE, Header, Type};
 use crate::format::{lz4, wal};
 use crate::sqlite::{Connection, OpenMode};
+use crate::store::valid_state;
 
 /// What a replica of 2022 is sent before it follows the log.
 pub(super) struct Resend {
@@ -49,7 +50,7 @@ impl Resend {
     /// The next bytes.
     pub fn step(&mut self, primary: &Primary) -> Result<Sent> {
         if let Some(snapshot) = &mut self.snapshot {
-            return snapshot.step();
+            return snapshot.step(primary.wal_limit());
         }
         let reader = Connection::open(primary.path(), primary.vfs(), OpenMode::Existing)?;
         let mut core = primary.lock_core();
@@ -79,7 +80,8 @@ fn snapshot_header(core: &Core) -> Bytes {
 }
 
 impl Snapshot {
-    fn step(&mut self) -> Result<Sent> {
+    fn step(&mut self, wal_limit: u64) -> Result<Sent> {
+        self.check_wal(wal_limit)?;
         if self.sent == self.places.len() {
             self.reader.unpin();
             return Ok((std::mem::take(&mut self.segments), Some(self.then)));
@@ -97,6 +99,16 @@ impl Snapshot {
         }
         self.sent += chunk.len();
         Ok((Bytes::from(out), None))
+    }
+
+    /// The reader keeps the WAL from being restarted. A replica that reads too slowly for that must begin again.
+    fn check_wal(&self, limit: u64) -> Result<()> {
+        let frames = valid_state(&self.reader)?.header.last;
+        let bytes = wal::frame_offset(frames.next(), self.size);
+        if bytes <= limit {
+            return Ok(());
+        }
+        Err(Error::new(Kind::Busy, format!("a snapshot was read so slowly that the WAL grew to {bytes} bytes")))
     }
 }
 

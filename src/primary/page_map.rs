@@ -70,7 +70,10 @@ mod tests {
     fn the_lock_byte_page_is_never_named() -> Result<()> {
         let lock = PageSize::new(65536)?.lock_page();
         let map = PageMap::new(lock.get() + 1);
-        assert_eq!(numbers(map.changed_since(None, Pgno::new(lock.get() - 1)?, lock)), [lock.get() - 1, lock.get() + 1]);
+        assert_eq!(
+            numbers(map.changed_since(None, Pgno::new(lock.get() - 1)?, lock)),
+            [lock.get() - 1, lock.get() + 1]
+        );
         Ok(())
     }
 }

@@ -162,6 +162,11 @@ impl Primary {
         self.options.heartbeat
     }
 
+    /// WAL size in bytes past which nothing may hold it up.
+    pub(super) fn wal_limit(&self) -> u64 {
+        self.options.wal_limit
+    }
+
     /// Position of the database right now.
     pub fn position(&self) -> Result<Position> {
         self.lock_core().position_now()
@@ -249,13 +254,8 @@ impl Primary {
     }
 
     pub(super) fn publish(&self, core: &Core, news: &News) -> Result<()> {
-        let entry = |records, pages| Entry {
-            records,
-            pages,
-            commits: news.commits,
-            reached: core.position(),
-            lsn: core.lsn(),
-        };
+        let entry =
+            |records, pages| Entry { records, pages, commits: news.commits, reached: core.position(), lsn: core.lsn() };
         let (records, pages) = match self.replicas.any(2) {
             true => core.records(news, limits::COMMIT_LOG_BYTES / 2)?.map_or((None, 0), |(b, n)| (Some(b), n)),
             false => (None, 0),

@@ -60,17 +60,16 @@ impl Connection {
     pub fn open(path: &Path, vfs: &CStr, mode: OpenMode) -> Result<Connection> {
         let name = c_path(path)?;
         let create = if mode == OpenMode::Create { OPEN_CREATE } else { 0 };
-        let mut connection =
-            Connection { db: ptr::null_mut(), pin: Cell::new(ptr::null_mut()), pinned: Cell::new(false), path: path.to_path_buf() };
+        let mut connection = Connection {
+            db: ptr::null_mut(),
+            pin: Cell::new(ptr::null_mut()),
+            pinned: Cell::new(false),
+            path: path.to_path_buf(),
+        };
         // SAFETY: both strings are NUL-terminated and outlive the call; the handle is closed by Drop even when opening
         // fails, as sqlite3_open_v2 demands.
         let rc = unsafe {
-            call!(open_v2(
-                name.as_ptr(),
-                &mut connection.db,
-                OPEN_READWRITE | create | OPEN_FULLMUTEX,
-                vfs.as_ptr()
-            ))
+            call!(open_v2(name.as_ptr(), &mut connection.db, OPEN_READWRITE | create | OPEN_FULLMUTEX, vfs.as_ptr()))
         };
         if rc != OK {
             return Err(connection.failure("opening it", rc));
@@ -78,7 +77,7 @@ impl Connection {
         connection.require_mutexes()?;
         // SAFETY: the handle is open; sqlite3_busy_timeout takes any number of milliseconds.
         unsafe { call!(busy_timeout(connection.db, 1000)) };
-        connection.execute(c"PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-64; PRAGMA mmap_size=0")?;
+        connection.execute(c"PRAGMA wal_autocheckpoint=0")?;
         Ok(connection)
     }
 
@@ -229,9 +228,7 @@ pub(super) fn query_text(db: *mut sqlite3, sql: &CStr) -> std::result::Result<Op
 pub(super) fn checkpoint(db: *mut sqlite3, schema: &CStr) -> std::result::Result<Option<Checkpointed>, c_int> {
     let (mut frames, mut backfilled) = (-1, -1);
     // SAFETY: the handle is open, the name NUL-terminated, both results go to integers on this stack.
-    let rc = unsafe {
-        call!(wal_checkpoint_v2(db, schema.as_ptr(), CHECKPOINT_PASSIVE, &mut frames, &mut backfilled))
-    };
+    let rc = unsafe { call!(wal_checkpoint_v2(db, schema.as_ptr(), CHECKPOINT_PASSIVE, &mut frames, &mut backfilled)) };
     match rc {
         OK => Ok(Some(Checkpointed {
             frames: u32::try_from(frames).unwrap_or(0),

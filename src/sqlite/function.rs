@@ -128,7 +128,7 @@ pub(super) fn code(error: &Error) -> c_int {
         Kind::Busy => 5,
         Kind::ReadOnly => 8,
         Kind::Io => 10,
-        Kind::Corrupt => 11,
+        Kind::Corrupt | Kind::Diverged => 11,
         Kind::CantOpen => 14,
         Kind::Refused => 19,
         Kind::Mismatch => 20,

@@ -72,8 +72,7 @@ impl Host {
         let mut vfs: *mut sqlite3_vfs = ptr::null_mut();
         // SAFETY: this file control writes one pointer; VFS objects and their names live as long as they are registered.
         unsafe {
-            let rc =
-                call!(file_control(self.db, name.as_ptr(), FCNTL_VFS_POINTER, (&raw mut vfs).cast::<c_void>()));
+            let rc = call!(file_control(self.db, name.as_ptr(), FCNTL_VFS_POINTER, (&raw mut vfs).cast::<c_void>()));
             match vfs.as_ref() {
                 Some(vfs) if rc == 0 && !vfs.zName.is_null() => Ok(CStr::from_ptr(vfs.zName).to_owned()),
                 _ => Err(failure(format!("litestream: the VFS of schema '{schema}'"), rc, None)),

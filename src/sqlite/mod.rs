@@ -6,6 +6,7 @@
 
 mod api;
 mod connection;
+mod entry;
 mod file;
 mod function;
 mod guard;
@@ -17,11 +18,12 @@ mod value;
 
 pub use api::{install, log_to_sqlite, random_bytes, version};
 pub use connection::{Checkpointed, Connection, OpenMode};
-pub use file::File;
+pub use entry::enter;
+pub use file::{Exclusive, File};
 pub use function::{Call, Output, define_function};
 pub use guard::guarded;
 pub use host::{CommitHook, Host};
-pub use process::at_exit;
+pub use process::{PerProcess, at_exit};
 pub use shm::{Held, WalIndex};
 pub use table::{Cells, Table, define_table};
 pub use value::Value;

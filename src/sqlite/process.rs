@@ -1,6 +1,8 @@
 //! What happens when the process ends.
 
+use std::ptr;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
 
 static LAST: Mutex<Option<fn()>> = Mutex::new(None);
 
@@ -20,5 +22,36 @@ pub fn at_exit(last: fn()) {
     if slot.replace(last).is_none() {
         // SAFETY: atexit takes a function that lives as long as the process; the library is never unloaded.
         unsafe { libc::atexit(run) };
+    }
+}
+
+/// A value of the process that made it. A child made by a fork does not see it, and may make its own.
+///
+/// Values are never freed and looking at one takes no lock: neither a fork nor the end of the process finds it half-way.
+pub struct PerProcess<T: 'static> {
+    current: AtomicPtr<(u32, T)>,
+}
+
+impl<T: Sync> PerProcess<T> {
+    /// No value yet.
+    pub const fn new() -> PerProcess<T> {
+        PerProcess { current: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// The value this process made.
+    pub fn get(&self) -> Option<&'static T> {
+        // SAFETY: the pointer is null or from Box::leak in `make`, and never freed.
+        let (process, value) = unsafe { self.current.load(SeqCst).as_ref()? };
+        (*process == std::process::id()).then_some(value)
+    }
+
+    /// Makes the value of this process if there is none. Whether it did.
+    pub fn make(&self, value: impl FnOnce() -> T) -> bool {
+        let current = self.current.load(SeqCst);
+        if self.get().is_some() {
+            return false;
+        }
+        let made = Box::leak(Box::new((std::process::id(), value())));
+        self.current.compare_exchange(current, made, SeqCst, SeqCst).is_ok()
     }
 }

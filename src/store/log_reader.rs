@@ -34,9 +34,12 @@ impl LogFile {
     pub fn open(path: &Path) -> Result<Option<LogFile>> {
         let name = path.display();
         if !path.as_os_str().as_encoded_bytes().ends_with(b"-wal") {
-            return Err(Error::usage(format!("litestream: {name} is not the path of a WAL; expected one that ends in -wal")));
+            return Err(Error::usage(format!(
+                "litestream: {name} is not the path of a WAL; expected one that ends in -wal"
+            )));
         }
-        let file = File::open(path).map_err(|e| Error::new(Kind::CantOpen, format!("litestream: opening {name}: {e}")))?;
+        let file =
+            File::open(path).map_err(|e| Error::new(Kind::CantOpen, format!("litestream: opening {name}: {e}")))?;
         let mut file = BufReader::with_capacity(limits::CHUNK_BYTES, file);
         let mut header = [0; HEADER_SIZE];
         if !fill(&mut file, &mut header).map_err(|e| Error::io(format!("litestream: reading {name}"), &e))? {

@@ -36,7 +36,10 @@ impl Sidecar {
     pub fn lock(&self, role: &str) -> Result<SidecarLock> {
         let shown = self.folder.display();
         let cannot = |e: std::io::Error| {
-            Error::new(Kind::CantOpen, format!("litestream: the folder {shown} cannot be written: {e}; it must be, to {role}"))
+            Error::new(
+                Kind::CantOpen,
+                format!("litestream: the folder {shown} cannot be written: {e}; it must be, to {role}"),
+            )
         };
         fs::create_dir_all(&self.folder).map_err(cannot)?;
         let path = self.folder.join("lock");
@@ -82,15 +85,22 @@ impl Sidecar {
 
     /// Forgets position and upstream: the database is nobody's replica any more, or about to be another's.
     pub fn forget(&self) -> Result<()> {
-        for name in ["position", "upstream"] {
-            match fs::remove_file(self.folder.join(name)) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                    return Err(Error::io(format!("litestream: removing {}/{name}", self.folder.display()), &e));
-                }
-                _ => {}
+        self.forget_position()?;
+        self.remove("upstream")
+    }
+
+    /// Forgets the position: what the replica holds is not known any more.
+    pub fn forget_position(&self) -> Result<()> {
+        self.remove("position")
+    }
+
+    fn remove(&self, name: &str) -> Result<()> {
+        match fs::remove_file(self.folder.join(name)) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                Err(Error::io(format!("litestream: removing {}/{name}", self.folder.display()), &e))
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
     fn read(&self, name: &str) -> Option<String> {

@@ -2,8 +2,8 @@
 
 use crate::base::{Error, FrameNo, Pgno, Result};
 use crate::format::walindex::{
-    AT_BACKFILL, AT_BACKFILL_ATTEMPTED, AT_HASH, AT_READ_MARKS, AT_SECOND_HEADER, Header, MARK_UNUSED, Place, READ_MARKS,
-    SLOTS, entries_start, first_slot, next_slot,
+    AT_BACKFILL, AT_BACKFILL_ATTEMPTED, AT_HASH, AT_READ_MARKS, AT_SECOND_HEADER, Header, MARK_UNUSED, Place,
+    READ_MARKS, SLOTS, entries_start, first_slot, next_slot,
 };
 use crate::sqlite::{Connection, WalIndex};
 
@@ -49,7 +49,9 @@ pub fn valid_state(connection: &Connection) -> Result<State> {
         std::thread::yield_now();
     }
     let name = connection.path().display();
-    Err(Error::corrupt(format!("litestream: {name}: the wal-index stays invalid; is something else writing to the -shm file?")))
+    Err(Error::corrupt(format!(
+        "litestream: {name}: the wal-index stays invalid; is something else writing to the -shm file?"
+    )))
 }
 
 /// Publishes `header`: from here on every reader that starts sees it. Under the write lock only.

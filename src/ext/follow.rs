@@ -1,0 +1,54 @@
+//! `litestream_pull(url [, options])` and `litestream_follow(url [, options])`
+
+use std::sync::Arc;
+
+use super::options::Options;
+use super::registry::{Registry, file_of};
+use super::session::Session;
+use crate::base::{Error, Result};
+use crate::net::{HttpUpstream, Url};
+use crate::replica::{self, Follower, Options as Feeding};
+use crate::sqlite::{Call, Output};
+
+/// Catches up with the upstream once. Returns the position.
+pub fn pull(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
+    let (path, vfs, upstream, options) = arguments(call, registry, "litestream_pull")?;
+    let position = replica::pull(&path, &vfs, &upstream, options)?;
+    Ok(position.to_string().into())
+}
+
+/// Catches up with the upstream, and goes on doing so in the background. Returns the position.
+pub fn follow(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
+    let (path, vfs, upstream, options) = arguments(call, registry, "litestream_follow")?;
+    let follower = Arc::new(Follower::start(&path, &vfs, Arc::new(upstream), options)?);
+    let position = follower.progress().position();
+    log::info!("{} follows {}", path.display(), follower.url());
+    registry.running().followed.insert(path, follower);
+    Ok(position.map(|p| p.to_string()).into())
+}
+
+type Arguments = (std::path::PathBuf, std::ffi::CString, HttpUpstream, Feeding);
+
+fn arguments(call: &Call, registry: &Registry, function: &'static str) -> Result<Arguments> {
+    let url = Url::parse(super::text(call, 0, function, "the URL")?)?;
+    let known = ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames"];
+    let mut given = Options::read(call, 1, function, &known)?;
+    let defaults = Feeding::default();
+    let schema = given.text("schema", "main")?;
+    let options = Feeding {
+        overwrite: given.flag("overwrite")?,
+        writable: given.flag("writable")?,
+        silence: given.milliseconds("timeout_ms", defaults.silence, 1)?,
+        checkpoint_frames: given.frames("checkpoint_frames", defaults.checkpoint_frames)?,
+    };
+    let path = file_of(call.host(), &schema, "following")?;
+    if let Some(follower) = registry.follower(&path) {
+        return Err(Error::usage(format!(
+            "litestream: {} follows {} already; litestream_stop() ends that",
+            path.display(),
+            follower.url()
+        )));
+    }
+    let vfs = call.host().vfs(&schema)?;
+    Ok((path, vfs, HttpUpstream::new(url, options.silence), options))
+}

@@ -1,0 +1,53 @@
+//! Where the library's log goes: warnings to SQLite's error log, and what `LITESTREAM_LOG` asks for to stderr.
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+use once_cell::sync::OnceCell;
+
+use crate::sqlite::log_to_sqlite;
+
+/// Result codes of SQLite for its log (<https://www.sqlite.org/rescode.html>).
+const SQLITE_NOTICE: i32 = 27;
+const SQLITE_WARNING: i32 = 28;
+
+struct Logger {
+    to_stderr: LevelFilter,
+}
+
+static LOGGER: OnceCell<Logger> = OnceCell::new();
+
+/// Starts logging; does nothing the second time.
+pub fn start() {
+    let logger = LOGGER.get_or_init(|| Logger { to_stderr: wanted() });
+    if log::set_logger(logger).is_ok() {
+        log::set_max_level(logger.to_stderr.max(LevelFilter::Warn));
+    }
+}
+
+/// The level that `LITESTREAM_LOG` names: error, warn, info, debug or trace; nothing otherwise.
+fn wanted() -> LevelFilter {
+    std::env::var("LITESTREAM_LOG").ok().and_then(|level| level.trim().parse().ok()).unwrap_or(LevelFilter::Off)
+}
+
+impl Log for Logger {
+    /// Only what this library says itself; its dependencies log every connection.
+    fn enabled(&self, metadata: &Metadata) -> bool {
+        metadata.target().starts_with("litestream")
+    }
+
+    fn log(&self, record: &Record) {
+        if !self.enabled(record.metadata()) {
+            return;
+        }
+        let text = record.args().to_string();
+        let line = if text.starts_with("litestream") { text } else { format!("litestream: {text}") };
+        if record.level() <= Level::Warn {
+            let code = if record.level() == Level::Error { SQLITE_WARNING } else { SQLITE_NOTICE };
+            log_to_sqlite(code, &line);
+        }
+        if record.level() <= self.to_stderr {
+            eprintln!("{} {line}", record.level().as_str().to_lowercase());
+        }
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,87 @@
+//! The options of a function: a JSON object in its last argument.
+
+use std::time::Duration;
+
+use serde_json::{Map, Value as Json};
+
+use crate::base::{Error, Result};
+use crate::sqlite::{Call, Value};
+
+/// Options as given; each is taken out as it is read.
+pub struct Options {
+    function: &'static str,
+    given: Map<String, Json>,
+}
+
+impl Options {
+    /// Reads argument `i` of a call, where NULL or nothing means no options. Any key not among `known` is an error.
+    pub fn read(call: &Call, i: usize, function: &'static str, known: &[&str]) -> Result<Options> {
+        let text = match call.value(i) {
+            Value::Null => "{}",
+            Value::Text(text) => text,
+            other => return Err(super::mismatch(function, "the options", "a JSON object", &other)),
+        };
+        let given = match serde_json::from_str(text) {
+            Ok(Json::Object(given)) => given,
+            Ok(_) => {
+                return Err(Error::usage(format!(
+                    "{function}: the options are JSON but no object, such as {{\"schema\": \"main\"}}"
+                )));
+            }
+            Err(e) => {
+                return Err(Error::usage(format!("{function}: the options are not JSON ({e}); expected an object")));
+            }
+        };
+        if let Some(unknown) = given.keys().find(|key| !known.contains(&key.as_str())) {
+            return Err(Error::usage(format!(
+                "{function}: unknown option '{unknown}'; known are {}",
+                known.join(", ")
+            )));
+        }
+        Ok(Options { function, given })
+    }
+
+    /// A text.
+    pub fn text(&mut self, key: &str, default: &str) -> Result<String> {
+        match self.given.remove(key) {
+            None => Ok(default.to_string()),
+            Some(Json::String(text)) => Ok(text),
+            Some(other) => Err(self.wrong(key, "a text", &other)),
+        }
+    }
+
+    /// True or false.
+    pub fn flag(&mut self, key: &str) -> Result<bool> {
+        match self.given.remove(key) {
+            None => Ok(false),
+            Some(Json::Bool(flag)) => Ok(flag),
+            Some(other) => Err(self.wrong(key, "true or false", &other)),
+        }
+    }
+
+    /// A number from `least` up.
+    pub fn number(&mut self, key: &str, default: u64, least: u64) -> Result<u64> {
+        match self.given.remove(key) {
+            None => Ok(default),
+            Some(json) => match json.as_u64() {
+                Some(n) if n >= least && n <= i64::MAX as u64 => Ok(n),
+                _ => Err(self.wrong(key, &format!("a whole number from {least} up"), &json)),
+            },
+        }
+    }
+
+    /// A number of frames.
+    pub fn frames(&mut self, key: &str, default: u32) -> Result<u32> {
+        Ok(u32::try_from(self.number(key, u64::from(default), 1)?).unwrap_or(u32::MAX))
+    }
+
+    /// A time in milliseconds.
+    pub fn milliseconds(&mut self, key: &str, default: Duration, least: u64) -> Result<Duration> {
+        let default = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
+        Ok(Duration::from_millis(self.number(key, default, least)?))
+    }
+
+    fn wrong(&self, key: &str, expected: &str, found: &Json) -> Error {
+        Error::usage(format!("{}: option '{key}' is {found}, expected {expected}", self.function))
+    }
+}

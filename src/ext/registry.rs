@@ -1,0 +1,130 @@
+//! What runs in this process: servers, databases served, databases followed.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::base::{Error, Kind, Result};
+use crate::net::Server;
+use crate::primary::Primary;
+use crate::replica::Follower;
+use crate::sqlite::{Host, PerProcess, at_exit};
+
+/// The registry of this process. A child of a fork makes its own: the threads and locks of its parent are not there
+/// (<https://www.sqlite.org/howtocorrupt.html>, 2.6).
+static REGISTRY: PerProcess<Registry> = PerProcess::new();
+
+/// Everything that runs in one process.
+#[derive(Default)]
+pub struct Registry {
+    running: Mutex<Running>,
+}
+
+/// What runs now.
+#[derive(Default)]
+pub struct Running {
+    /// Every address listened on.
+    pub servers: Vec<Arc<Server>>,
+    /// Databases served, by path.
+    pub served: HashMap<PathBuf, Served>,
+    /// Databases followed, by path.
+    pub followed: HashMap<PathBuf, Arc<Follower>>,
+}
+
+/// A database served.
+pub struct Served {
+    /// The database.
+    pub primary: Arc<Primary>,
+    /// Where.
+    pub server: Arc<Server>,
+    /// Its URL.
+    pub url: String,
+}
+
+/// Called when the extension is loaded: makes the registry of this process if there is none yet.
+pub fn begin() {
+    if REGISTRY.make(Registry::default) {
+        at_exit(stop_all);
+    }
+}
+
+/// The registry of this process.
+pub fn registry() -> Result<&'static Registry> {
+    REGISTRY.get().ok_or_else(|| {
+        Error::usage(
+            "litestream: this process was forked from the one that loaded the extension, and SQLite connections do not \
+             survive a fork; open a new connection here and load the extension with it",
+        )
+    })
+}
+
+impl Registry {
+    /// What runs now. Held for moments only.
+    pub fn running(&self) -> MutexGuard<'_, Running> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The database served at `path`.
+    pub fn primary(&self, path: &Path) -> Option<Arc<Primary>> {
+        self.running().served.get(path).map(|served| Arc::clone(&served.primary))
+    }
+
+    /// The follower of the database at `path`.
+    pub fn follower(&self, path: &Path) -> Option<Arc<Follower>> {
+        self.running().followed.get(path).map(Arc::clone)
+    }
+
+    /// Ends serving the database at `path`, and its server if it was the last one there. Returns its URL.
+    pub fn stop_serving(&self, path: &Path) -> Option<String> {
+        let mut running = self.running();
+        let served = running.served.remove(path)?;
+        served.server.remove(path);
+        let last = served.server.databases().is_empty();
+        if last {
+            running.servers.retain(|server| !Arc::ptr_eq(server, &served.server));
+        }
+        drop(running);
+        served.primary.stop();
+        if last {
+            served.server.stop();
+        }
+        Some(served.url)
+    }
+
+    /// Ends following with the database at `path`. Returns the URL followed.
+    pub fn stop_following(&self, path: &Path) -> Option<String> {
+        let follower = self.running().followed.remove(path)?;
+        follower.stop();
+        Some(follower.url().to_string())
+    }
+}
+
+/// The file of a schema of the calling connection, by the name everything in the registry goes by.
+pub fn path_of(host: Host, schema: &str) -> Result<Option<PathBuf>> {
+    Ok(host.file(schema)?.map(|path| std::fs::canonicalize(&path).unwrap_or(path)))
+}
+
+/// The same, where there must be a file.
+pub fn file_of(host: Host, schema: &str, doing: &str) -> Result<PathBuf> {
+    path_of(host, schema)?.ok_or_else(|| {
+        Error::new(
+            Kind::Usage,
+            format!("litestream: schema '{schema}' is in memory or temporary; {doing} needs a database file, open one"),
+        )
+    })
+}
+
+/// A normal end of the process: every thread ends before it, and the private connections are closed.
+fn stop_all() {
+    let Ok(registry) = registry() else { return };
+    let (served, followed): (Vec<PathBuf>, Vec<PathBuf>) = {
+        let running = registry.running();
+        (running.served.keys().cloned().collect(), running.followed.keys().cloned().collect())
+    };
+    for path in served {
+        registry.stop_serving(&path);
+    }
+    for path in followed {
+        registry.stop_following(&path);
+    }
+}

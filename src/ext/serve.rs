@@ -1,0 +1,111 @@
+//! `litestream_serve(addr [, options])`
+
+use std::sync::Arc;
+
+use super::options::Options;
+use super::registry::{Registry, Served, file_of};
+use super::session::Session;
+use crate::base::{Error, Kind, Result};
+use crate::net::Server;
+use crate::primary::{Options as Serving, Primary};
+use crate::sqlite::{Call, Host, Output};
+
+const NAME: &str = "litestream_serve";
+
+/// Starts to serve the database of the calling connection. Returns its URL.
+pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Output> {
+    let address = super::text(call, 0, NAME, "the address")?;
+    let mut options = Options::read(call, 1, NAME, &["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms"])?;
+    let defaults = Serving::default();
+    let schema = options.text("schema", "main")?;
+    let serving = Serving {
+        checkpoint_frames: options.frames("checkpoint_frames", defaults.checkpoint_frames)?,
+        wal_limit: options.number("wal_limit", defaults.wal_limit, 1)?,
+        heartbeat: options.milliseconds("heartbeat_ms", defaults.heartbeat, 1)?,
+    };
+    let host = call.host();
+    let path = file_of(host, &schema, "serving")?;
+    check_servable(host, &schema, &path.display().to_string())?;
+    let mut running = registry.running();
+    if let Some(served) = running.served.get(&path) {
+        return Err(Error::usage(format!(
+            "litestream: {} is being served already, at {}; litestream_stop() ends that",
+            path.display(),
+            served.url
+        )));
+    }
+    let existing = find(&running.servers, address)?;
+    let server = match &existing {
+        Some(server) => Arc::clone(server),
+        None => Arc::new(Server::bind(address)?),
+    };
+    let primary = Primary::start(&path, &host.vfs(&schema)?, serving)?;
+    server.add(Arc::clone(&primary))?;
+    let url = server.url_of(&primary);
+    install_hook(host, session, &schema, &primary)?;
+    if existing.is_none() {
+        running.servers.push(Arc::clone(&server));
+    }
+    log::info!("serving {} at {url}", path.display());
+    running.served.insert(path, Served { primary, server, url: url.clone() });
+    Ok(url.into())
+}
+
+/// The server that listens at `address` already.
+fn find(servers: &[Arc<Server>], address: &str) -> Result<Option<Arc<Server>>> {
+    for server in servers {
+        if server.listens_at(address)? {
+            return Ok(Some(Arc::clone(server)));
+        }
+    }
+    Ok(None)
+}
+
+fn check_servable(host: Host, schema: &str, name: &str) -> Result<()> {
+    if host.is_read_only(schema)? {
+        return Err(Error::new(
+            Kind::ReadOnly,
+            format!("litestream: {name} is open read-only; serving takes read locks, which need a writable database"),
+        ));
+    }
+    let quoted = schema.replace('"', "\"\"");
+    let mode = host.query_text(&format!("PRAGMA \"{quoted}\".journal_mode"))?.unwrap_or_default();
+    if mode != "wal" {
+        return Err(Error::usage(format!(
+            "litestream: {name} is not in WAL mode (journal_mode={mode}); run PRAGMA journal_mode=WAL first"
+        )));
+    }
+    let locking = host.query_text(&format!("PRAGMA \"{quoted}\".locking_mode"))?.unwrap_or_default();
+    if locking != "normal" {
+        return Err(Error::usage(format!(
+            "litestream: {name} is locked for this connection alone (locking_mode={locking}); \
+             run PRAGMA locking_mode=NORMAL and read from it once first"
+        )));
+    }
+    Ok(())
+}
+
+/// Puts a hook on the commits of the calling connection, so that they are seen at once. Only in place of SQLite's own
+/// auto-checkpoint, whose work it then does: a hook of the application stays, and its commits are seen by looking.
+fn install_hook(host: Host, session: &Session, schema: &str, primary: &Arc<Primary>) -> Result<()> {
+    let mut session = session.lock();
+    let auto_checkpoint = match session.auto_checkpoint {
+        Some(frames) => frames,
+        None => {
+            let frames = host.query_text("PRAGMA wal_autocheckpoint")?;
+            frames.and_then(|frames| frames.parse().ok()).unwrap_or(0)
+        }
+    };
+    if auto_checkpoint == 0 {
+        return Ok(());
+    }
+    let (weak, name) = (Arc::downgrade(primary), schema.to_string());
+    let hook = move |host: Host, frames: u32| match weak.upgrade() {
+        Some(primary) => primary.committed(host, &name, frames, auto_checkpoint),
+        None if frames >= auto_checkpoint => drop(host.checkpoint(&name)),
+        None => {}
+    };
+    host.on_commit(schema, Box::new(hook))?;
+    session.auto_checkpoint = Some(auto_checkpoint);
+    Ok(())
+}

@@ -1,0 +1,57 @@
+//! A new replica, written straight into its file.
+//!
+//! Nobody can read the file meanwhile: it is locked exclusively. Page 1 comes last, after all else is durable, so that a
+//! file that was not finished starts with zeros and is no database to anyone; the next attempt begins again.
+
+use super::stage::mark;
+use crate::base::{Error, Kind, PageSize, Pgno, Result};
+use crate::sqlite::{Connection, Exclusive, File};
+
+/// A file being filled.
+pub(super) struct Bootstrap<'c> {
+    file: File<'c>,
+    size: PageSize,
+    read_only: bool,
+    page_one: Option<Vec<u8>>,
+    _lock: Exclusive<'c>,
+}
+
+impl<'c> Bootstrap<'c> {
+    /// Locks and empties the file of a connection that has read nothing from it.
+    pub fn begin(connection: &'c Connection, size: PageSize, read_only: bool) -> Result<Bootstrap<'c>> {
+        let file = connection.database()?;
+        if file.size()? == 0 {
+            // SQLite takes away a WAL that is left of an earlier database of this name when it reads an empty file.
+            connection.query_text(c"PRAGMA main.schema_version")?;
+        }
+        let lock = file.lock_exclusive().map_err(|e| {
+            e.within("a new replica needs its file for itself; end transactions and close other connections on it")
+        })?;
+        file.truncate(0)?;
+        Ok(Bootstrap { file, size, read_only, page_one: None, _lock: lock })
+    }
+
+    /// Writes `images`, the consecutive pages from `first` on.
+    pub fn write(&mut self, first: Pgno, images: &[u8]) -> Result<()> {
+        let (offset, rest) = match images.split_at_checked(self.size.bytes()) {
+            Some((page_one, rest)) if first == Pgno::ONE => {
+                self.page_one = Some(page_one.to_vec());
+                (u64::from(self.size.get()), rest)
+            }
+            _ => (first.file_offset(self.size), images),
+        };
+        if rest.is_empty() { Ok(()) } else { self.file.write(offset, rest) }
+    }
+
+    /// Makes the database of `pages` pages whole and durable.
+    pub fn finish(mut self, pages: u32) -> Result<()> {
+        let Some(mut page_one) = self.page_one.take() else {
+            return Err(Error::new(Kind::Corrupt, "stream: a new database without its page 1"));
+        };
+        mark(&mut page_one, self.read_only);
+        self.file.truncate(u64::from(pages) * u64::from(self.size.get()))?;
+        self.file.sync()?;
+        self.file.write(0, &page_one)?;
+        self.file.sync()
+    }
+}

@@ -1,0 +1,245 @@
+//! One replica database and what is known of it: its sidecar, its upstream, where it is.
+
+use std::ffi::CStr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use super::bootstrap::Bootstrap;
+use super::database::{Content, Database, Pending};
+use super::status::Progress;
+use super::{Opened, Upstream, session, session2022};
+use crate::base::{Error, Generation, Kind, PageSize, Position, Result, limits};
+use crate::store::{Sidecar, SidecarLock};
+
+/// How often the position of a busy replica is made durable. In between it is behind, never ahead.
+const DURABLE_EVERY: Duration = Duration::from_secs(5);
+
+/// How a replica is fed.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Replace what the database holds.
+    pub overwrite: bool,
+    /// Leave out the read-only mark.
+    pub writable: bool,
+    /// How long the upstream may be silent.
+    pub silence: Duration,
+    /// WAL size at which it is checkpointed, in frames.
+    pub checkpoint_frames: u32,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            overwrite: false,
+            writable: false,
+            silence: limits::SILENCE,
+            checkpoint_frames: limits::CHECKPOINT_FRAMES,
+        }
+    }
+}
+
+/// Feeds one database. Only one process at a time does.
+pub(super) struct Feeder<'p> {
+    pub database: Database,
+    pub options: Options,
+    pub progress: &'p Progress,
+    /// Whether to give up.
+    pub stop: &'p dyn Fn() -> bool,
+    sidecar: Sidecar,
+    position: Option<Position>,
+    durable_at: Instant,
+    durable: Option<Position>,
+    same_upstream: bool,
+    known_url: Option<String>,
+    url: String,
+    _lock: SidecarLock,
+}
+
+/// What ended a stream that did not fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// The first catch-up was applied.
+    CaughtUp,
+    /// It goes on for ever.
+    Stopped,
+}
+
+impl<'p> Feeder<'p> {
+    /// Takes the database at `path` as a replica of `upstream`. Fails if its content is somebody's own.
+    pub fn open(
+        path: &Path,
+        vfs: &CStr,
+        upstream: &dyn Upstream,
+        options: Options,
+        progress: &'p Progress,
+        stop: &'p dyn Fn() -> bool,
+    ) -> Result<Feeder<'p>> {
+        let sidecar = Sidecar::of(path);
+        let lock = sidecar.lock("follow an upstream with it")?;
+        let database = Database::open(path, vfs, options.checkpoint_frames)?;
+        let known_url = sidecar.upstream();
+        let mut feeder = Feeder {
+            database,
+            options,
+            progress,
+            stop,
+            position: sidecar.position(),
+            sidecar,
+            durable_at: Instant::now(),
+            durable: None,
+            same_upstream: known_url.as_deref() == Some(upstream.url()),
+            known_url,
+            url: upstream.url().to_string(),
+            _lock: lock,
+        };
+        feeder.check_content(path, upstream)?;
+        Ok(feeder)
+    }
+
+    /// Where the replica is.
+    pub fn position(&self) -> Option<Position> {
+        self.position
+    }
+
+    /// Connects once, and applies what comes.
+    pub fn run(&mut self, upstream: &dyn Upstream, until: Until) -> Result<()> {
+        let Opened { version2, page_size, body } = upstream.open(self.position)?;
+        let ended = match version2 {
+            true => session::run(self, body, until),
+            false => session2022::run(self, body, page_size, until),
+        };
+        if ended.as_ref().is_err_and(|e| e.kind() == Kind::Diverged) {
+            self.forget_position()?;
+        }
+        ended
+    }
+
+    /// Whether the file holds no database yet.
+    pub fn is_new(&self) -> Result<bool> {
+        Ok(self.database.content()? == Content::Nothing)
+    }
+
+    /// Whether page 1 gets the mark.
+    pub fn read_only(&self) -> bool {
+        !self.options.writable
+    }
+
+    /// An empty commit for a database that exists, once its page size is known to fit the upstream's.
+    pub fn pending(&self, size: PageSize) -> Result<Pending> {
+        let own = self.database.page_size()?;
+        if own == size {
+            return Ok(Pending::new(size, self.read_only()));
+        }
+        Err(Error::new(
+            Kind::Refused,
+            format!(
+                "litestream: {} has pages of {} bytes and the upstream pages of {}; remove the file to have it made anew",
+                self.database.connection.path().display(),
+                own.get(),
+                size.get()
+            ),
+        ))
+    }
+
+    /// A new file for a database with pages of `size`.
+    pub fn bootstrap(&self, size: PageSize) -> Result<Bootstrap<'_>> {
+        Bootstrap::begin(&self.database.connection, size, self.read_only())
+    }
+
+    /// The upstream is about to send changes since the replica's position, or everything, of `generation`. What is here is
+    /// then no state of any other upstream any more, which is put down before any of it changes.
+    pub fn adopt(&mut self, generation: Generation, everything: bool) -> Result<()> {
+        let known = self.position.is_some_and(|here| here.generation == generation);
+        if everything && !(known || self.same_upstream || self.options.overwrite || self.is_new()?) {
+            let name = self.database.connection.path().display();
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "litestream: {name} is a replica of {}, not of {}; pass {{\"overwrite\": true}} to replace it",
+                    self.known_url.as_deref().unwrap_or("another upstream"),
+                    self.url
+                ),
+            ));
+        }
+        if everything {
+            self.forget_position()?;
+        }
+        if !self.same_upstream {
+            self.sidecar.set_upstream(&self.url)?;
+            self.same_upstream = true;
+        }
+        Ok(())
+    }
+
+    /// Applies a commit that leads to `pages` pages and `position`.
+    pub fn commit(&mut self, pending: Pending, pages: u32, position: Position, time: Option<i64>) -> Result<()> {
+        let count = pending.len() as u64;
+        self.database.commit(pending, pages, self.stop)?;
+        self.arrive(position, time, 1, count);
+        self.database.keep_wal_short()?;
+        self.make_durable_if_due()
+    }
+
+    /// The replica equals its upstream at `position`, with `pages` pages having been applied to get there.
+    pub fn arrive(&mut self, position: Position, time: Option<i64>, commits: u64, pages: u64) {
+        self.position = Some(position);
+        self.progress.reached(position, time, commits, pages);
+    }
+
+    /// Makes what was applied durable, and then the position.
+    pub fn make_durable(&mut self) -> Result<()> {
+        self.durable_at = Instant::now();
+        if self.position == self.durable {
+            return Ok(());
+        }
+        self.database.connection.pin()?;
+        self.database.connection.unpin();
+        self.database.sync()?;
+        if let Some(position) = &self.position {
+            self.sidecar.set_position(position)?;
+            self.durable = self.position;
+        }
+        Ok(())
+    }
+
+    /// The same, if it was not done for a while.
+    pub fn make_durable_if_due(&mut self) -> Result<()> {
+        if self.durable_at.elapsed() < DURABLE_EVERY { Ok(()) } else { self.make_durable() }
+    }
+
+    /// Tells how much came.
+    pub fn count(&self, bytes: u64) {
+        self.progress.set_bytes(bytes, self.database.wal_bytes());
+    }
+
+    fn forget_position(&mut self) -> Result<()> {
+        self.position = None;
+        self.durable = None;
+        self.progress.lost_position();
+        self.database.forget_published();
+        self.sidecar.forget_position()
+    }
+
+    fn check_content(&mut self, path: &Path, upstream: &dyn Upstream) -> Result<()> {
+        let name = path.display();
+        if self.is_new()? {
+            self.position = None;
+            self.sidecar.forget()?;
+            return Ok(());
+        }
+        if self.position.is_none() && !self.same_upstream && !self.options.overwrite {
+            return Err(Error::new(
+                Kind::Refused,
+                format!(
+                    "litestream: {name} has content and is not a replica of {}; pass {{\"overwrite\": true}} to replace it",
+                    upstream.url()
+                ),
+            ));
+        }
+        let mode = self.database.journal_mode()?;
+        if mode != "wal" {
+            self.database.set_wal_mode()?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! Keeps a replica up with its upstream: once, or for ever on a thread of its own.
+
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::feeder::{Feeder, Options, Until};
+use super::status::{Progress, State};
+use super::{StatusRow, Upstream};
+use crate::base::{Error, Kind, Position, Result, limits};
+use crate::sqlite::{guarded, random_bytes};
+
+/// Catches the database at `path` up with `upstream`, once. Returns the position reached.
+pub fn pull(path: &Path, vfs: &CStr, upstream: &dyn Upstream, options: Options) -> Result<Position> {
+    let progress = Progress::new(None);
+    let mut feeder = Feeder::open(path, vfs, upstream, options, &progress, &|| false)?;
+    let ended = feeder.run(upstream, Until::CaughtUp);
+    upstream.shutdown();
+    ended?;
+    feeder.make_durable()?;
+    feeder.position().ok_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it before the first commit"))
+}
+
+/// A database that follows its upstream in the background.
+pub struct Follower {
+    path: PathBuf,
+    upstream: Arc<dyn Upstream>,
+    progress: Arc<Progress>,
+    stop: Arc<Stop>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Tells a thread to end, also while it pauses.
+#[derive(Default)]
+struct Stop {
+    flag: AtomicBool,
+    paused: Mutex<()>,
+    wake: Condvar,
+}
+
+impl Follower {
+    /// Begins to follow. Returns when the first catch-up was applied; or, when the upstream cannot be reached but the
+    /// database is a replica of it already, at once.
+    pub fn start(path: &Path, vfs: &CStr, upstream: Arc<dyn Upstream>, options: Options) -> Result<Follower> {
+        let (progress, stop) = (Arc::new(Progress::new(None)), Arc::new(Stop::default()));
+        let follower = Follower {
+            path: path.to_path_buf(),
+            upstream: Arc::clone(&upstream),
+            progress: Arc::clone(&progress),
+            stop: Arc::clone(&stop),
+            thread: Mutex::default(),
+        };
+        let (ready, started) = mpsc::sync_channel(1);
+        let (path, vfs) = (path.to_path_buf(), vfs.to_owned());
+        let run = move || {
+            let run = || run(&path, &vfs, &*upstream, options, &progress, &stop, &ready);
+            let ended = guarded(run).err().unwrap_or_else(|| Error::usage("litestream: following was stopped"));
+            progress.set_state(State::Stalled, Some(ended.to_string()));
+            progress.end(ended);
+        };
+        let spawned = std::thread::Builder::new().name("litestream-follow".into()).spawn(run);
+        let thread = spawned.map_err(|e| Error::io("litestream: starting a thread", &e))?;
+        *follower.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        // The sender goes with the thread, so that a thread that fails early does not leave us waiting.
+        let _ = started.recv();
+        follower.progress.wait_caught_up()?;
+        Ok(follower)
+    }
+
+    /// The database file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The URL being followed.
+    pub fn url(&self) -> &str {
+        self.upstream.url()
+    }
+
+    /// How far it has come.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// What the status table tells.
+    pub fn status(&self) -> StatusRow {
+        self.progress.row()
+    }
+
+    /// Ends following, after the commit being applied.
+    pub fn stop(&self) {
+        self.stop.flag.store(true, Relaxed);
+        self.upstream.shutdown();
+        drop(self.stop.paused.lock());
+        self.stop.wake.notify_all();
+        if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+fn run(
+    path: &Path,
+    vfs: &CStr,
+    upstream: &dyn Upstream,
+    options: Options,
+    progress: &Progress,
+    stop: &Stop,
+    ready: &mpsc::SyncSender<()>,
+) -> Result<()> {
+    let stopped = || stop.flag.load(Relaxed);
+    let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &stopped)?;
+    let mut pause = limits::RETRY_MIN;
+    while !stopped() {
+        let before = feeder.position();
+        let ended = feeder.run(upstream, Until::Stopped);
+        // What was applied is kept whatever ended the stream.
+        let kept = if feeder.is_new()? { Ok(()) } else { feeder.make_durable() };
+        if stopped() {
+            return kept;
+        }
+        let error = ended.and(kept).err().unwrap_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it"));
+        let hopeless = matches!(error.kind(), Kind::Refused | Kind::CantOpen | Kind::ReadOnly | Kind::Usage);
+        if !progress.is_caught_up() && (hopeless || feeder.position().is_none()) {
+            return Err(error);
+        }
+        let position = feeder.position();
+        if let (false, Some(position)) = (progress.is_caught_up(), position) {
+            progress.standing_at(position);
+        }
+        let state = if error.kind() == Kind::Io { State::Reconnecting } else { State::Stalled };
+        log::warn!("{}: {error}", path.display());
+        progress.lost(state, &error);
+        let _ = ready.try_send(());
+        pause = if position == before { (pause * 2).min(limits::RETRY_MAX) } else { limits::RETRY_MIN };
+        stop.pause(jittered(pause));
+    }
+    Ok(())
+}
+
+impl Stop {
+    fn pause(&self, time: Duration) {
+        let guard = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = self.wake.wait_timeout_while(guard, time, |()| !self.flag.load(Relaxed));
+    }
+}
+
+/// Half to all of `time`, so that many replicas of one upstream do not come back at the same instant.
+fn jittered(time: Duration) -> Duration {
+    let [byte]: [u8; 1] = random_bytes();
+    time / 2 + time / 512 * u32::from(byte)
+}

@@ -1,0 +1,143 @@
+//! Applies frames that came by any other road than a stream.
+
+use std::ffi::CStr;
+use std::path::Path;
+
+use super::database::{Content, Database, Pending};
+use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
+use crate::format::lz4;
+use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, FrameHeader};
+
+/// A database that one connection applies frames to, and the frames staged for it.
+pub struct ManualApply {
+    database: Database,
+    size: PageSize,
+    staged: Pending,
+    frames: u32,
+}
+
+impl ManualApply {
+    /// Opens the database at `path` through the VFS named `vfs`. It must exist and be in WAL mode.
+    pub fn open(path: &Path, vfs: &CStr) -> Result<ManualApply> {
+        let database = Database::open(path, vfs, limits::CHECKPOINT_FRAMES)?;
+        let name = path.display();
+        if database.content()? == Content::Nothing {
+            return Err(Error::usage(format!(
+                "litestream: {name} is empty; start from a copy of the database whose frames are to be applied"
+            )));
+        }
+        let mode = database.journal_mode()?;
+        if mode != "wal" {
+            return Err(Error::usage(format!(
+                "litestream: {name} is not in WAL mode (journal_mode={mode}); run PRAGMA journal_mode=WAL first"
+            )));
+        }
+        let size = database.page_size()?;
+        Ok(ManualApply { database, size, staged: Pending::new(size, true), frames: 0 })
+    }
+
+    /// Stages one frame; with `commit` greater than 0 (the database size in pages it leads to) applies all staged ones.
+    /// Returns the number the frame has in the WAL, or will have if nobody else writes.
+    pub fn frame(&mut self, pgno: i64, commit: i64, page: &[u8]) -> Result<u32> {
+        let frame = self.check(pgno, commit, page);
+        let applied = frame.and_then(|(pgno, commit)| self.take(pgno, commit, page));
+        if applied.is_err() {
+            self.forget();
+        }
+        applied
+    }
+
+    /// Applies the commits of a WAL, raw or in an LZ4 frame. Returns how many there were.
+    pub fn log(&mut self, bytes: &[u8]) -> Result<u64> {
+        let unpacked;
+        let bytes = if lz4::is_frame(bytes) {
+            unpacked =
+                lz4::decompress(bytes, limits::MAX_SEGMENT_BYTES).map_err(|e| e.within("litestream_apply_wal"))?;
+            &unpacked
+        } else {
+            bytes
+        };
+        let applied = self.apply_log(bytes);
+        self.forget();
+        applied
+    }
+
+    /// Forgets what is staged.
+    fn forget(&mut self) {
+        self.staged = Pending::new(self.size, true);
+        self.frames = 0;
+    }
+
+    fn apply_log(&mut self, bytes: &[u8]) -> Result<u64> {
+        let (header, frames) = bytes.split_at_checked(wal::HEADER_SIZE).ok_or_else(|| {
+            Error::corrupt(format!(
+                "litestream_apply_wal: {} bytes are no WAL; its header alone is 32 bytes",
+                bytes.len()
+            ))
+        })?;
+        let header = wal::Header::decode(header).map_err(|e| e.within("litestream_apply_wal"))?;
+        self.check_size(header.page_size.bytes(), "litestream_apply_wal: the WAL has pages")?;
+        self.forget();
+        let mut chain = Chain::start(&header);
+        let mut commits = 0;
+        // As for SQLite, the WAL ends where salts or checksums stop to fit.
+        for frame in frames.chunks_exact(wal::frame_size(self.size) as usize) {
+            let Some((frame, page)) = frame.split_at_checked(FRAME_HEADER_SIZE) else { break };
+            if !chain.accept(frame, page) {
+                break;
+            }
+            let frame = FrameHeader::decode(frame)?;
+            let (pgno, commit) = self.check_numbers(frame.pgno, frame.commit)?;
+            self.take(pgno, commit, page)?;
+            commits += u64::from(commit > 0);
+        }
+        Ok(commits)
+    }
+
+    fn take(&mut self, pgno: Pgno, commit: u32, page: &[u8]) -> Result<u32> {
+        let never = || false;
+        self.database.put(&mut self.staged, pgno, page, &never)?;
+        if commit == 0 {
+            self.frames += 1;
+            return Ok(self.database.last_frame()?.0.saturating_add(self.frames));
+        }
+        let staged = std::mem::replace(&mut self.staged, Pending::new(self.size, true));
+        self.frames = 0;
+        self.database.forget_published();
+        let FrameNo(frame) = self.database.commit(staged, commit, &never)?;
+        self.database.keep_wal_short()?;
+        Ok(frame)
+    }
+
+    fn check(&self, pgno: i64, commit: i64, page: &[u8]) -> Result<(Pgno, u32)> {
+        self.check_size(page.len(), "litestream_apply_frame: the page is one")?;
+        let number = |what: &str, n: i64| {
+            u32::try_from(n).map_err(|_| {
+                Error::new(Kind::Mismatch, format!("litestream_apply_frame: {what} {n}, expected 0 to 4294967295"))
+            })
+        };
+        self.check_numbers(number("page number", pgno)?, number("commit size", commit)?)
+    }
+
+    fn check_size(&self, found: usize, what: &str) -> Result<()> {
+        if found == self.size.bytes() {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Mismatch,
+            format!("{what} of {found} bytes, expected {}, the page size of this database", self.size.get()),
+        ))
+    }
+
+    fn check_numbers(&self, pgno: u32, commit: u32) -> Result<(Pgno, u32)> {
+        let within = "litestream: frame to be applied";
+        let number = Pgno::new(pgno).map_err(|e| e.within(within))?;
+        if number == self.size.lock_page() {
+            return Err(Error::corrupt(format!("{within}: page {pgno} is the lock-byte page, which holds nothing")));
+        }
+        if commit > 0 && pgno > commit {
+            return Err(Error::corrupt(format!("{within}: page {pgno} is beyond the commit size of {commit} pages")));
+        }
+        Ok((number, commit))
+    }
+}

@@ -1,0 +1,28 @@
+//! Layer 4: a database fed from an upstream.
+//!
+//! ```text
+//! HTTP response -> records -> one staged commit -> WAL frames -> wal-index header -> position
+//! ```
+//!
+//! A new replica is written straight into its file, page 1 last. From then on every commit goes through the WAL and
+//! becomes visible to all readers in one step.
+
+mod bootstrap;
+mod database;
+mod feeder;
+mod follower;
+mod manual;
+mod promote;
+mod records;
+mod session;
+mod session2022;
+mod stage;
+mod status;
+mod upstream;
+
+pub use feeder::Options;
+pub use follower::{Follower, pull};
+pub use manual::ManualApply;
+pub use promote::promote;
+pub use status::{Progress, StatusRow};
+pub use upstream::{Opened, Upstream};

@@ -1,0 +1,141 @@
+//! A stream of version 2: pages and commits.
+
+use std::io::Read;
+
+use super::database::Pending;
+use super::feeder::{Feeder, Until};
+use super::records::Records;
+use super::status::State;
+use crate::base::{Error, Kind, PageSize, Position, Result};
+use crate::format::record::{Begin, Commit, Pages, Type, decode_heartbeat};
+
+/// Applies a stream to a replica until it ends or fails, or as `until` says.
+pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, until: Until) -> Result<()> {
+    let mut records = Records::new(body);
+    let (position, begin) = read_begin(&mut records)?;
+    feeder.adopt(position.generation, begin.everything)?;
+    feeder.progress.set_state(State::CatchingUp, Some(format!("{} pages to come", begin.pages)));
+    if feeder.is_new()? {
+        bootstrap(feeder, &mut records, &begin)?;
+    }
+    let mut session = Session { page_size: begin.page_size, pending: feeder.pending(begin.page_size)?, commit: None };
+    while !(until == Until::CaughtUp && feeder.progress.is_caught_up()) {
+        if (feeder.stop)() {
+            return Ok(());
+        }
+        session.step(feeder, &mut records)?;
+    }
+    Ok(())
+}
+
+fn read_begin<R: Read>(records: &mut Records<R>) -> Result<(Position, Begin)> {
+    let header = records.header()?.ok_or_else(ended)?;
+    match header.kind {
+        Type::Begin => Ok((header.position, Begin::decode(records.payload(&header)?)?)),
+        Type::Error => Err(told(records.payload(&header)?)),
+        kind => Err(unexpected(kind, "a begin record")),
+    }
+}
+
+/// Writes the first catch-up straight into the file.
+fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Begin) -> Result<()> {
+    let mut file = feeder.bootstrap(begin.page_size)?;
+    let mut count = 0;
+    let (position, commit) = loop {
+        if (feeder.stop)() {
+            return Err(ended());
+        }
+        let header = records.header()?.ok_or_else(ended)?;
+        match header.kind {
+            Type::Pages => {
+                let pages = Pages::decode(records.payload(&header)?, begin.page_size)?;
+                count += 1;
+                for run in pages.runs() {
+                    let (first, images) = run?;
+                    file.write(first, images)?;
+                }
+            }
+            Type::Commit => break (header.position, Commit::decode(records.payload(&header)?)?),
+            Type::Error => return Err(told(records.payload(&header)?)),
+            Type::Heartbeat => {
+                records.payload(&header)?;
+            }
+            kind => return Err(unexpected(kind, "pages or a commit")),
+        }
+        feeder.progress.set_bytes(records.bytes, 0);
+    };
+    file.finish(commit.pages)?;
+    log::info!("new replica at {position}: {} pages in {count} records", commit.pages);
+    feeder.arrive(position, Some(commit.time), 1, u64::from(commit.pages));
+    feeder.make_durable()
+}
+
+/// Where the stream is within a commit.
+struct Session {
+    page_size: PageSize,
+    pending: Pending,
+    /// A commit that has ended but is not applied yet, since more have arrived already.
+    commit: Option<(Position, Commit)>,
+}
+
+impl Session {
+    /// Reads one record and does what it says.
+    fn step<R: Read>(&mut self, feeder: &mut Feeder, records: &mut Records<R>) -> Result<()> {
+        let header = records.header()?.ok_or_else(ended)?;
+        let payload = records.payload(&header)?;
+        match header.kind {
+            Type::Pages => {
+                for page in Pages::decode(payload, self.page_size)?.iter() {
+                    let (pgno, image) = page?;
+                    feeder.database.put(&mut self.pending, pgno, image, feeder.stop)?;
+                }
+            }
+            Type::Commit => {
+                self.commit = Some((header.position, Commit::decode(payload)?));
+                if self.pending.is_large() || !records.has_whole_commit() {
+                    self.apply(feeder)?;
+                    feeder.count(records.bytes);
+                }
+            }
+            Type::Heartbeat => {
+                let time = decode_heartbeat(payload)?;
+                if self.pending.is_empty() {
+                    feeder.arrive(header.position, Some(time), 0, 0);
+                    feeder.make_durable_if_due()?;
+                }
+            }
+            Type::Begin => {
+                let begin = Begin::decode(payload)?;
+                if begin.page_size != self.page_size {
+                    return Err(Error::corrupt("stream: the page size changed in the middle"));
+                }
+                feeder.progress.set_state(State::CatchingUp, Some(format!("{} pages to come", begin.pages)));
+            }
+            Type::Error => return Err(told(payload)),
+            kind => return Err(unexpected(kind, "a record of version 2")),
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, feeder: &mut Feeder) -> Result<()> {
+        let Some((position, commit)) = self.commit.take() else { return Ok(()) };
+        if self.pending.is_empty() && !feeder.database.changes_size(commit.pages)? {
+            feeder.arrive(position, Some(commit.time), 0, 0);
+            return feeder.make_durable_if_due();
+        }
+        let pending = std::mem::replace(&mut self.pending, Pending::new(self.page_size, feeder.read_only()));
+        feeder.commit(pending, commit.pages, position, Some(commit.time))
+    }
+}
+
+fn ended() -> Error {
+    Error::new(Kind::Io, "stream: the upstream ended it")
+}
+
+fn told(payload: &[u8]) -> Error {
+    Error::new(Kind::Io, format!("the upstream says: {}", String::from_utf8_lossy(payload)))
+}
+
+pub(super) fn unexpected(found: Type, expected: &str) -> Error {
+    Error::corrupt(format!("stream: a {found:?} record, expected {expected}"))
+}

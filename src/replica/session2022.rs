@@ -1,0 +1,348 @@
+//! A stream as Litestream sent it in 2022: a snapshot, then segments of the WAL.
+//!
+//! A snapshot is followed by segments that are older than it in part, and replaying them shows states that never were. So
+//! nothing is applied until the stream pauses, which it does when it has sent all there is. On resuming, the WAL comes from
+//! its start again: what the replica has already is only followed for its checksums.
+
+use std::io::{ErrorKind, Read};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use super::database::Pending;
+use super::feeder::{Feeder, Until};
+use super::records::Records;
+use super::session::unexpected;
+use super::status::State;
+use crate::base::{Error, Kind, PageSize, Pgno, Position, Result, limits};
+use crate::format::lz4;
+use crate::format::record::{Header, Type};
+use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, FrameHeader};
+
+/// How long the stream must pause before a snapshot counts as followed by all there is.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Applies a stream to a replica until it ends or fails, or as `until` says.
+pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Option<u32>, until: Until) -> Result<()> {
+    let size = PageSize::new(page_size.unwrap_or(0)).map_err(|e| e.within("Litestream-Page-Size of the upstream"))?;
+    let mut records = Records::new(Pump::start(body, feeder.options.silence)?);
+    feeder.progress.set_state(State::CatchingUp, Some("from an upstream of 2022".into()));
+    let first = match first_record(feeder, &mut records, until)? {
+        Some(first) => first,
+        None => return Ok(()),
+    };
+    let snapshot = first.kind == Type::Snapshot;
+    feeder.adopt(first.position.generation, snapshot)?;
+    let mut log = Log::new(size, if snapshot { None } else { feeder.position() });
+    if feeder.is_new()? {
+        let (position, pages) = bootstrap(feeder, &mut log, &mut records, &first)?;
+        feeder.arrive(position, None, 1, u64::from(pages));
+        feeder.make_durable()?;
+    }
+    let mut session = Session { log, pending: feeder.pending(size)?, reached: None, from_snapshot: false };
+    match feeder.position() {
+        None => session.snapshot(feeder, &mut records, &first)?,
+        Some(_) if !snapshot => session.segment(feeder, &mut records, &first)?,
+        Some(_) => {}
+    }
+    session.go_on(feeder, &mut records, until)
+}
+
+/// The first record. An upstream that has nothing new for a replica says nothing at all; a pull is then complete.
+fn first_record(feeder: &mut Feeder, records: &mut Records<Pump>, until: Until) -> Result<Option<Header>> {
+    if let (Until::CaughtUp, Some(position)) = (until, feeder.position()) {
+        if !records.body().has_data_within(PAUSE) {
+            feeder.arrive(position, None, 0, 0);
+            return Ok(None);
+        }
+    }
+    records.header()?.map(Some).ok_or_else(ended)
+}
+
+/// Hands the pages of a snapshot to `write`, in runs.
+fn read_snapshot(
+    records: &mut Records<Pump>,
+    header: &Header,
+    size: PageSize,
+    mut write: impl FnMut(Pgno, &[u8]) -> Result<()>,
+) -> Result<()> {
+    if header.kind != Type::Snapshot {
+        return Err(unexpected(header.kind, "a snapshot"));
+    }
+    let page = u64::from(size.get());
+    let pages = u32::try_from(header.size / page).ok().filter(|_| header.size % page == 0);
+    let Some(pages) = pages else {
+        return Err(Error::corrupt(format!("stream: a snapshot of {} bytes, no multiple of {page}", header.size)));
+    };
+    let many = (limits::CHUNK_BYTES / size.bytes()).max(1);
+    let mut images = vec![0; many * size.bytes()];
+    for first in (1..=pages).step_by(many) {
+        let count = many.min((pages - first + 1) as usize);
+        let images = images.get_mut(..count * size.bytes()).unwrap_or_default();
+        records.fill(images)?;
+        write(Pgno::new(first)?, images)?;
+    }
+    Ok(())
+}
+
+/// Writes a new replica: the snapshot, and over it in the file what the segments after it change.
+fn bootstrap(
+    feeder: &Feeder,
+    log: &mut Log,
+    records: &mut Records<Pump>,
+    snapshot: &Header,
+) -> Result<(Position, u32)> {
+    let mut file = feeder.bootstrap(log.size)?;
+    read_snapshot(records, snapshot, log.size, |first, images| file.write(first, images))?;
+    let mut pages = (snapshot.size / u64::from(log.size.get())) as u32;
+    let mut position = snapshot.position;
+    while records.has_more() || records.body().has_data_within(PAUSE) {
+        let header = records.header()?.ok_or_else(ended)?;
+        let mut held = Vec::new();
+        for frame in log.frames(&header, records.payload(&header)?)? {
+            held.push((frame.pgno, frame.page));
+            if frame.commit > 0 {
+                for (pgno, page) in held.drain(..) {
+                    file.write(pgno, &page)?;
+                }
+                pages = frame.commit;
+            }
+        }
+        position = log.position(header.position);
+    }
+    file.finish(pages)?;
+    Ok((position, pages))
+}
+
+/// Where a stream is.
+struct Session {
+    log: Log,
+    pending: Pending,
+    /// Database size and position after the last commit in `pending`.
+    reached: Option<(u32, Position)>,
+    from_snapshot: bool,
+}
+
+impl Session {
+    fn go_on(&mut self, feeder: &mut Feeder, records: &mut Records<Pump>, until: Until) -> Result<()> {
+        loop {
+            let pause = if self.from_snapshot { PAUSE } else { Duration::ZERO };
+            if !records.has_more() && !records.body().has_data_within(pause) {
+                self.apply(feeder)?;
+                feeder.count(records.bytes);
+                if until == Until::CaughtUp && !records.body().has_data_within(PAUSE) {
+                    return Ok(());
+                }
+            }
+            if (feeder.stop)() {
+                return Ok(());
+            }
+            let header = records.header()?.ok_or_else(ended)?;
+            match header.kind {
+                Type::Snapshot => return Err(unexpected(header.kind, "a segment")),
+                _ => self.segment(feeder, records, &header)?,
+            }
+        }
+    }
+
+    fn snapshot(&mut self, feeder: &mut Feeder, records: &mut Records<Pump>, header: &Header) -> Result<()> {
+        let size = self.log.size;
+        read_snapshot(records, header, size, |first, images| {
+            for (pgno, image) in (first.get()..).zip(images.chunks_exact(size.bytes())) {
+                let pgno = Pgno::new(pgno)?;
+                if pgno != size.lock_page() {
+                    feeder.database.put(&mut self.pending, pgno, image, feeder.stop)?;
+                }
+            }
+            Ok(())
+        })?;
+        self.from_snapshot = true;
+        self.reached = Some(((header.size / u64::from(size.get())) as u32, header.position));
+        Ok(())
+    }
+
+    fn segment(&mut self, feeder: &mut Feeder, records: &mut Records<Pump>, header: &Header) -> Result<()> {
+        let frames = self.log.frames(header, records.payload(header)?)?;
+        for frame in frames {
+            feeder.database.put(&mut self.pending, frame.pgno, &frame.page, feeder.stop)?;
+            if frame.commit > 0 {
+                self.reached = Some((frame.commit, self.log.position(header.position)));
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, feeder: &mut Feeder) -> Result<()> {
+        self.from_snapshot = false;
+        let Some((pages, position)) = self.reached.take() else { return Ok(()) };
+        let empty = Pending::new(self.log.size, feeder.read_only());
+        let pending = std::mem::replace(&mut self.pending, empty);
+        feeder.commit(pending, pages, position, None)
+    }
+}
+
+/// The WAL as the segments give it.
+struct Log {
+    size: PageSize,
+    /// Where the next segment must start, once there was one.
+    next: Option<(u64, u64)>,
+    chain: Option<Chain>,
+    /// Frames up to here are known to the replica.
+    known: Option<Position>,
+}
+
+/// A frame whose checksum was right.
+struct Frame {
+    pgno: Pgno,
+    commit: u32,
+    page: Vec<u8>,
+}
+
+impl Log {
+    fn new(size: PageSize, known: Option<Position>) -> Log {
+        Log { size, next: None, chain: None, known }
+    }
+
+    /// The position after what has been read of WAL `at.index`.
+    fn position(&self, at: Position) -> Position {
+        Position { offset: self.next.map_or(at.offset, |(_, offset)| offset), ..at }
+    }
+
+    /// The frames of a segment that the replica does not know.
+    fn frames(&mut self, header: &Header, payload: &[u8]) -> Result<Vec<Frame>> {
+        if header.kind != Type::Segment {
+            return Err(unexpected(header.kind, "a segment"));
+        }
+        let raw = lz4::decompress(payload, limits::MAX_SEGMENT_BYTES)?;
+        let raw = self.place(header.position, &raw)?;
+        let frame_size = wal::frame_size(self.size) as usize;
+        if raw.len() % frame_size != 0 {
+            return Err(Error::corrupt(format!(
+                "stream: a segment of {} bytes, no multiple of {frame_size}",
+                raw.len()
+            )));
+        }
+        let mut frames = Vec::new();
+        for bytes in raw.chunks_exact(frame_size) {
+            frames.extend(self.frame(header.position, bytes)?);
+        }
+        Ok(frames)
+    }
+
+    /// Checks that a segment follows the last one, and takes the WAL header off the first of a WAL.
+    fn place<'a>(&mut self, at: Position, raw: &'a [u8]) -> Result<&'a [u8]> {
+        let fits = match self.next {
+            None => at.offset == 0,
+            Some((index, offset)) => {
+                (at.index == index && at.offset == offset) || (index.checked_add(1) == Some(at.index) && at.offset == 0)
+            }
+        };
+        if !fits {
+            return Err(Error::corrupt(format!(
+                "stream: a segment at {:x}:{:x}, expected {:x?}",
+                at.index, at.offset, self.next
+            )));
+        }
+        if at.offset > 0 {
+            return Ok(raw);
+        }
+        let Some((header, frames)) = raw.split_at_checked(wal::HEADER_SIZE) else {
+            return Err(Error::corrupt("stream: a first segment without a WAL header"));
+        };
+        let header = wal::Header::decode(header).map_err(|e| e.within("stream"))?;
+        if header.page_size != self.size {
+            return Err(Error::corrupt(format!(
+                "stream: a WAL with pages of {} bytes, expected {}",
+                header.page_size.get(),
+                self.size.get()
+            )));
+        }
+        self.chain = Some(Chain::start(&header));
+        self.next = Some((at.index, wal::HEADER_SIZE as u64));
+        Ok(frames)
+    }
+
+    fn frame(&mut self, at: Position, bytes: &[u8]) -> Result<Option<Frame>> {
+        let wrong = || Error::corrupt("stream: a WAL frame with wrong salts or checksum");
+        let (header, page) = bytes.split_at_checked(FRAME_HEADER_SIZE).ok_or_else(wrong)?;
+        if !self.chain.as_mut().is_some_and(|chain| chain.accept(header, page)) {
+            return Err(wrong());
+        }
+        let offset = self.next.map_or(0, |(_, offset)| offset) + bytes.len() as u64;
+        self.next = Some((at.index, offset));
+        let after = Position { offset, ..at };
+        if self.known.is_some_and(|known| known.reaches(&after) == Some(true)) {
+            return Ok(None);
+        }
+        let header = FrameHeader::decode(header)?;
+        let pgno = Pgno::new(header.pgno).map_err(|e| e.within("stream"))?;
+        if pgno == self.size.lock_page() {
+            return Err(Error::corrupt("stream: a frame for the lock-byte page"));
+        }
+        Ok(Some(Frame { pgno, commit: header.commit, page: page.to_vec() }))
+    }
+}
+
+/// Reads a stream on a thread of its own, so that it can be known whether anything has come.
+struct Pump {
+    chunks: Receiver<std::io::Result<Vec<u8>>>,
+    current: Vec<u8>,
+    at: usize,
+    silence: Duration,
+}
+
+impl Pump {
+    fn start(mut body: Box<dyn Read + Send>, silence: Duration) -> Result<Pump> {
+        let (sender, chunks) = sync_channel(8);
+        let pump = move || loop {
+            let mut chunk = vec![0; 64 << 10];
+            let read = body.read(&mut chunk).map(|n| {
+                chunk.truncate(n);
+                chunk
+            });
+            let last = !matches!(&read, Ok(chunk) if !chunk.is_empty());
+            if sender.send(read).is_err() || last {
+                return;
+            }
+        };
+        let spawned = std::thread::Builder::new().name("litestream-read".into()).spawn(pump);
+        spawned.map_err(|e| Error::io("litestream: starting a thread", &e))?;
+        Ok(Pump { chunks, current: Vec::new(), at: 0, silence })
+    }
+
+    /// Whether there is something to read, or comes within `time`. The end of the stream is something.
+    fn has_data_within(&mut self, time: Duration) -> bool {
+        if self.at < self.current.len() {
+            return true;
+        }
+        match self.chunks.recv_timeout(time) {
+            Ok(Ok(chunk)) => {
+                (self.current, self.at) = (chunk, 0);
+                true
+            }
+            Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => true,
+            Err(RecvTimeoutError::Timeout) => false,
+        }
+    }
+}
+
+impl Read for Pump {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.at >= self.current.len() {
+            (self.current, self.at) = match self.chunks.recv_timeout(self.silence) {
+                Ok(chunk) => (chunk?, 0),
+                Err(RecvTimeoutError::Timeout) => return Err(ErrorKind::TimedOut.into()),
+                Err(RecvTimeoutError::Disconnected) => return Ok(0),
+            };
+        }
+        let rest = self.current.get(self.at..).unwrap_or_default();
+        let n = rest.len().min(out.len());
+        let (to, from) = (out.get_mut(..n).unwrap_or_default(), rest.get(..n).unwrap_or_default());
+        to.copy_from_slice(from);
+        self.at += n;
+        Ok(n)
+    }
+}
+
+fn ended() -> Error {
+    Error::new(Kind::Io, "stream: the upstream ended it")
+}

@@ -1,0 +1,130 @@
+//! Pages of a commit that has not ended yet, in memory: each once, in its newest version.
+
+use std::collections::HashMap;
+
+use crate::base::{PageSize, Pgno};
+
+/// Where a database says which versions of SQLite may write and read it, in bytes from the start of page 1
+/// (<https://www.sqlite.org/fileformat2.html#file_format_version_numbers>).
+const AT_WRITE_VERSION: usize = 18;
+const AT_READ_VERSION: usize = 19;
+/// WAL mode.
+const WAL: u8 = 2;
+/// A write version from the future: SQLite reads such a database, and refuses to write it.
+const READ_ONLY: u8 = 3;
+
+/// Staged pages.
+pub(super) struct Stage {
+    size: PageSize,
+    read_only: bool,
+    slots: HashMap<Pgno, usize>,
+    order: Vec<Pgno>,
+    images: Vec<u8>,
+}
+
+impl Stage {
+    /// An empty stage. Page 1 gets the read-only mark as it comes by, or loses it.
+    pub fn new(size: PageSize, read_only: bool) -> Stage {
+        Stage { size, read_only, slots: HashMap::new(), order: Vec::new(), images: Vec::new() }
+    }
+
+    /// Adds a page, in place of an older version of it.
+    pub fn put(&mut self, pgno: Pgno, image: &[u8]) {
+        let bytes = self.size.bytes();
+        let slot = *self.slots.entry(pgno).or_insert_with(|| {
+            self.order.push(pgno);
+            self.images.resize(self.images.len() + bytes, 0);
+            self.order.len() - 1
+        });
+        let Some(place) = self.images.get_mut(slot * bytes..(slot + 1) * bytes) else { return };
+        place.copy_from_slice(image);
+        if pgno == Pgno::ONE {
+            mark(place, self.read_only);
+        }
+    }
+
+    /// Takes out pages beyond the end of a database of `pages` pages.
+    pub fn cut(&mut self, pages: u32) {
+        if self.order.iter().all(|pgno| pgno.get() <= pages) {
+            return;
+        }
+        let mut kept = Stage::new(self.size, self.read_only);
+        for (pgno, image) in self.pages().filter(|(pgno, _)| pgno.get() <= pages) {
+            kept.put(pgno, image);
+        }
+        *self = kept;
+    }
+
+    /// The staged pages, in the order they first came.
+    pub fn pages(&self) -> impl ExactSizeIterator<Item = (Pgno, &[u8])> {
+        self.order.iter().copied().zip(self.images.chunks_exact(self.size.bytes()))
+    }
+
+    /// Bytes of the images held.
+    pub fn bytes(&self) -> usize {
+        self.images.len()
+    }
+
+    /// How many pages are staged.
+    pub fn len(&self) -> usize {
+        self.order.len()
+    }
+
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        self.slots.clear();
+        self.order.clear();
+        self.images.clear();
+    }
+
+    /// Size of its pages.
+    pub fn page_size(&self) -> PageSize {
+        self.size
+    }
+}
+
+/// Sets or takes away the read-only mark in the image of page 1.
+pub(super) fn mark(page_one: &mut [u8], read_only: bool) {
+    if let Some(version) = page_one.get_mut(AT_WRITE_VERSION) {
+        *version = if read_only { READ_ONLY } else { WAL };
+    }
+    if let Some(version) = page_one.get_mut(AT_READ_VERSION) {
+        *version = WAL;
+    }
+}
+
+/// Whether an image of page 1 has the read-only mark.
+pub(super) fn is_marked(page_one: &[u8]) -> bool {
+    page_one.get(AT_WRITE_VERSION) == Some(&READ_ONLY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::Result;
+
+    #[test]
+    fn a_page_is_held_once_in_its_newest_version() -> Result<()> {
+        let mut stage = Stage::new(PageSize::new(512)?, false);
+        for (n, byte) in [(2, 1), (3, 2), (2, 3)] {
+            stage.put(Pgno::new(n)?, &[byte; 512]);
+        }
+        let seen: Vec<_> = stage.pages().map(|(pgno, image)| (pgno.get(), image[0])).collect();
+        assert_eq!(seen, [(2, 3), (3, 2)]);
+        stage.cut(2);
+        assert_eq!(stage.pages().map(|(pgno, _)| pgno.get()).collect::<Vec<_>>(), [2]);
+        assert_eq!((stage.len(), stage.bytes()), (1, 512));
+        Ok(())
+    }
+
+    #[test]
+    fn page_one_gets_the_read_only_mark() -> Result<()> {
+        for (read_only, version) in [(true, 3), (false, 2)] {
+            let mut stage = Stage::new(PageSize::new(512)?, read_only);
+            stage.put(Pgno::ONE, &[9; 512]);
+            let (_, image) = stage.pages().next().ok_or_else(|| crate::base::Error::usage("no page"))?;
+            assert_eq!((image[17], image[18], image[19], image[20]), (9, version, 2, 9));
+        }
+        Ok(())
+    }
+}
