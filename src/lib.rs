@@ -12,6 +12,9 @@
 //! | 5 | [`net`] | HTTP |
 //! | 6 | [`ext`] | SQL functions and tables |
 
+#![warn(clippy::unwrap_used, clippy::expect_used)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
 use std::ffi::{c_char, c_int};
 
 use sqlite3ext_sys::{sqlite3, sqlite3_api_routines};

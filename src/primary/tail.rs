@@ -298,10 +298,11 @@ impl Primary {
 impl Wake {
     /// Wakes the tail if it sleeps. Costs a load when it does not.
     fn ring(&self) {
-        if self.sleeping.load(Relaxed) && self.sleeping.swap(false, Relaxed) {
-            if let Some(thread) = locked(&self.thread).as_ref() {
-                thread.unpark();
-            }
+        if self.sleeping.load(Relaxed)
+            && self.sleeping.swap(false, Relaxed)
+            && let Some(thread) = locked(&self.thread).as_ref()
+        {
+            thread.unpark();
         }
     }
 }

@@ -50,6 +50,8 @@ pub(super) struct Feeder<'p> {
     durable_at: Instant,
     durable: Option<Position>,
     same_upstream: bool,
+    /// Whether the next commit replaces everything.
+    replaces: bool,
     known_url: Option<String>,
     url: String,
     _lock: SidecarLock,
@@ -87,6 +89,7 @@ impl<'p> Feeder<'p> {
             sidecar,
             durable_at: Instant::now(),
             durable: None,
+            replaces: false,
             same_upstream: known_url.as_deref() == Some(upstream.url()),
             known_url,
             url: upstream.url().to_string(),
@@ -146,8 +149,8 @@ impl<'p> Feeder<'p> {
         Bootstrap::begin(&self.database.connection, size, self.read_only())
     }
 
-    /// The upstream is about to send changes since the replica's position, or everything, of `generation`. What is here is
-    /// then no state of any other upstream any more, which is put down before any of it changes.
+    /// The upstream is about to send changes since the replica's position, or everything, of `generation`. Fails if that
+    /// would replace what is not its own.
     pub fn adopt(&mut self, generation: Generation, everything: bool) -> Result<()> {
         let known = self.position.is_some_and(|here| here.generation == generation);
         if everything && !(known || self.same_upstream || self.options.overwrite || self.is_new()?) {
@@ -161,9 +164,13 @@ impl<'p> Feeder<'p> {
                 ),
             ));
         }
-        if everything {
-            self.forget_position()?;
-        }
+        self.replaces = everything;
+        // A new file belongs to its upstream before anything is in it; any other once its content changes.
+        if self.is_new()? { self.belong() } else { Ok(()) }
+    }
+
+    /// Puts down whose replica this is.
+    fn belong(&mut self) -> Result<()> {
         if !self.same_upstream {
             self.sidecar.set_upstream(&self.url)?;
             self.same_upstream = true;
@@ -174,7 +181,14 @@ impl<'p> Feeder<'p> {
     /// Applies a commit that leads to `pages` pages and `position`.
     pub fn commit(&mut self, pending: Pending, pages: u32, position: Position, time: Option<i64>) -> Result<()> {
         let count = pending.len() as u64;
+        self.belong()?;
+        if self.replaces {
+            // Between here and the next durable position, what the file holds is no state the old position speaks of.
+            self.sidecar.forget_position()?;
+            self.durable = None;
+        }
         self.database.commit(pending, pages, self.stop)?;
+        self.replaces = false;
         self.arrive(position, time, 1, count);
         self.database.keep_wal_short()?;
         self.make_durable_if_due()

@@ -8,6 +8,7 @@
 //! becomes visible to all readers in one step.
 
 mod bootstrap;
+mod coverage;
 mod database;
 mod feeder;
 mod follower;

@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use super::coverage::Coverage;
 use super::database::Pending;
 use super::feeder::{Feeder, Until};
 use super::records::Records;
@@ -15,10 +16,14 @@ pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, until: Until)
     let (position, begin) = read_begin(&mut records)?;
     feeder.adopt(position.generation, begin.everything)?;
     feeder.progress.set_state(State::CatchingUp, Some(format!("{} pages to come", begin.pages)));
-    if feeder.is_new()? {
+    let coverage = if feeder.is_new()? {
         bootstrap(feeder, &mut records, &begin)?;
-    }
-    let mut session = Session { page_size: begin.page_size, pending: feeder.pending(begin.page_size)?, commit: None };
+        None
+    } else {
+        begin.everything.then(Coverage::default)
+    };
+    let pending = feeder.pending(begin.page_size)?;
+    let mut session = Session { page_size: begin.page_size, pending, coverage, commit: None };
     while !(until == Until::CaughtUp && feeder.progress.is_caught_up()) {
         if (feeder.stop)() {
             return Ok(());
@@ -40,7 +45,7 @@ fn read_begin<R: Read>(records: &mut Records<R>) -> Result<(Position, Begin)> {
 /// Writes the first catch-up straight into the file.
 fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Begin) -> Result<()> {
     let mut file = feeder.bootstrap(begin.page_size)?;
-    let mut count = 0;
+    let mut coverage = Coverage::default();
     let (position, commit) = loop {
         if (feeder.stop)() {
             return Err(ended());
@@ -49,9 +54,9 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
         match header.kind {
             Type::Pages => {
                 let pages = Pages::decode(records.payload(&header)?, begin.page_size)?;
-                count += 1;
                 for run in pages.runs() {
                     let (first, images) = run?;
+                    coverage.add(first, images.len() / begin.page_size.bytes());
                     file.write(first, images)?;
                 }
             }
@@ -64,8 +69,9 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
         }
         feeder.progress.set_bytes(records.bytes, 0);
     };
+    coverage.check(commit.pages, begin.page_size)?;
     file.finish(commit.pages)?;
-    log::info!("new replica at {position}: {} pages in {count} records", commit.pages);
+    log::info!("new replica at {position}: {} pages", commit.pages);
     feeder.arrive(position, Some(commit.time), 1, u64::from(commit.pages));
     feeder.make_durable()
 }
@@ -74,6 +80,8 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
 struct Session {
     page_size: PageSize,
     pending: Pending,
+    /// Which pages have come, while everything has to.
+    coverage: Option<Coverage>,
     /// A commit that has ended but is not applied yet, since more have arrived already.
     commit: Option<(Position, Commit)>,
 }
@@ -87,6 +95,9 @@ impl Session {
             Type::Pages => {
                 for page in Pages::decode(payload, self.page_size)?.iter() {
                     let (pgno, image) = page?;
+                    if let Some(coverage) = &mut self.coverage {
+                        coverage.add(pgno, 1);
+                    }
                     feeder.database.put(&mut self.pending, pgno, image, feeder.stop)?;
                 }
             }
@@ -119,6 +130,9 @@ impl Session {
 
     fn apply(&mut self, feeder: &mut Feeder) -> Result<()> {
         let Some((position, commit)) = self.commit.take() else { return Ok(()) };
+        if let Some(coverage) = self.coverage.take() {
+            coverage.check(commit.pages, self.page_size)?;
+        }
         if self.pending.is_empty() && !feeder.database.changes_size(commit.pages)? {
             feeder.arrive(position, Some(commit.time), 0, 0);
             return feeder.make_durable_if_due();

@@ -13,7 +13,7 @@ use super::feeder::{Feeder, Until};
 use super::records::Records;
 use super::session::unexpected;
 use super::status::State;
-use crate::base::{Error, Kind, PageSize, Pgno, Position, Result, limits};
+use crate::base::{Error, Generation, Kind, PageSize, Pgno, Position, Result, limits};
 use crate::format::lz4;
 use crate::format::record::{Header, Type};
 use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, FrameHeader};
@@ -32,7 +32,7 @@ pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Op
     };
     let snapshot = first.kind == Type::Snapshot;
     feeder.adopt(first.position.generation, snapshot)?;
-    let mut log = Log::new(size, if snapshot { None } else { feeder.position() });
+    let mut log = Log::new(size, first.position.generation, if snapshot { None } else { feeder.position() });
     if feeder.is_new()? {
         let (position, pages) = bootstrap(feeder, &mut log, &mut records, &first)?;
         feeder.arrive(position, None, 1, u64::from(pages));
@@ -49,11 +49,11 @@ pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Op
 
 /// The first record. An upstream that has nothing new for a replica says nothing at all; a pull is then complete.
 fn first_record(feeder: &mut Feeder, records: &mut Records<Pump>, until: Until) -> Result<Option<Header>> {
-    if let (Until::CaughtUp, Some(position)) = (until, feeder.position()) {
-        if !records.body().has_data_within(PAUSE) {
-            feeder.arrive(position, None, 0, 0);
-            return Ok(None);
-        }
+    if let (Until::CaughtUp, Some(position)) = (until, feeder.position())
+        && !records.body().has_data_within(PAUSE)
+    {
+        feeder.arrive(position, None, 0, 0);
+        return Ok(None);
     }
     records.header()?.map(Some).ok_or_else(ended)
 }
@@ -69,7 +69,7 @@ fn read_snapshot(
         return Err(unexpected(header.kind, "a snapshot"));
     }
     let page = u64::from(size.get());
-    let pages = u32::try_from(header.size / page).ok().filter(|_| header.size % page == 0);
+    let pages = u32::try_from(header.size / page).ok().filter(|_| header.size.is_multiple_of(page));
     let Some(pages) = pages else {
         return Err(Error::corrupt(format!("stream: a snapshot of {} bytes, no multiple of {page}", header.size)));
     };
@@ -136,7 +136,13 @@ impl Session {
             if (feeder.stop)() {
                 return Ok(());
             }
-            let header = records.header()?.ok_or_else(ended)?;
+            let Some(header) = records.header()? else {
+                // After a snapshot, what came so far may be older than it in part.
+                if !self.from_snapshot {
+                    self.apply(feeder)?;
+                }
+                return Err(ended());
+            };
             match header.kind {
                 Type::Snapshot => return Err(unexpected(header.kind, "a segment")),
                 _ => self.segment(feeder, records, &header)?,
@@ -168,7 +174,7 @@ impl Session {
                 self.reached = Some((frame.commit, self.log.position(header.position)));
             }
         }
-        Ok(())
+        if self.pending.is_large() && !self.from_snapshot { self.apply(feeder) } else { Ok(()) }
     }
 
     fn apply(&mut self, feeder: &mut Feeder) -> Result<()> {
@@ -183,6 +189,7 @@ impl Session {
 /// The WAL as the segments give it.
 struct Log {
     size: PageSize,
+    generation: Generation,
     /// Where the next segment must start, once there was one.
     next: Option<(u64, u64)>,
     chain: Option<Chain>,
@@ -198,8 +205,8 @@ struct Frame {
 }
 
 impl Log {
-    fn new(size: PageSize, known: Option<Position>) -> Log {
-        Log { size, next: None, chain: None, known }
+    fn new(size: PageSize, generation: Generation, known: Option<Position>) -> Log {
+        Log { size, generation, next: None, chain: None, known }
     }
 
     /// The position after what has been read of WAL `at.index`.
@@ -236,10 +243,10 @@ impl Log {
                 (at.index == index && at.offset == offset) || (index.checked_add(1) == Some(at.index) && at.offset == 0)
             }
         };
-        if !fits {
+        if !fits || at.generation != self.generation {
             return Err(Error::corrupt(format!(
-                "stream: a segment at {:x}:{:x}, expected {:x?}",
-                at.index, at.offset, self.next
+                "stream: a segment at {at}, expected one of generation {} at (index, offset) {:x?}",
+                self.generation, self.next
             )));
         }
         if at.offset > 0 {

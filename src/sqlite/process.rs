@@ -32,6 +32,12 @@ pub struct PerProcess<T: 'static> {
     current: AtomicPtr<(u32, T)>,
 }
 
+impl<T: Sync> Default for PerProcess<T> {
+    fn default() -> PerProcess<T> {
+        PerProcess::new()
+    }
+}
+
 impl<T: Sync> PerProcess<T> {
     /// No value yet.
     pub const fn new() -> PerProcess<T> {

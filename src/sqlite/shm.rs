@@ -97,7 +97,7 @@ impl<'c> WalIndex<'c> {
     }
 
     fn at(&self, region: u32, offset: usize, width: usize) -> Result<*mut u8> {
-        if offset % width != 0 || offset + width > REGION_SIZE {
+        if !offset.is_multiple_of(width) || offset + width > REGION_SIZE {
             return Err(Error::new(Kind::Internal, format!("wal-index: no {width} bytes at {offset} of a region")));
         }
         let base = self.region(region)?;
