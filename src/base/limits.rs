@@ -23,6 +23,10 @@ pub const STAGE_BYTES: usize = 16 << 20;
 /// How many WAL frames make a checkpoint worth its while: what SQLite's own auto-checkpoint uses.
 pub const CHECKPOINT_FRAMES: u32 = 1000;
 
+/// The same for a replica, whose only writer is this library. A checkpoint costs three syncs whatever its size; they are
+/// most of the price of applying small commits.
+pub const REPLICA_CHECKPOINT_FRAMES: u32 = 4000;
+
 /// WAL size past which a primary takes the write lock for a moment to get the WAL checkpointed, in bytes.
 pub const WAL_LIMIT_BYTES: u64 = 64 << 20;
 

@@ -42,12 +42,12 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
     let primary = Primary::start(&path, &host.vfs(&schema)?, serving)?;
     server.add(Arc::clone(&primary))?;
     let url = server.url_of(&primary);
-    install_hook(host, session, &schema, &primary)?;
     if existing.is_none() {
         running.servers.push(Arc::clone(&server));
     }
     log::info!("serving {} at {url}", path.display());
-    running.served.insert(path, Served { primary, server, url: url.clone() });
+    running.served.insert(path, Served { primary: Arc::clone(&primary), server, url: url.clone() });
+    install_hook(host, session, &schema, &primary)?;
     Ok(url.into())
 }
 

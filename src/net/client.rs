@@ -197,6 +197,10 @@ impl Request {
             ureq::Error::Io(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
                 "the connection was closed without an answer".to_string()
             }
+            // Only TLS calls data invalid.
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
+                format!("TLS failed: {}; is the address one for http://?", super::printable(&error.to_string()))
+            }
             ureq::Error::Io(error) => super::printable(&error.to_string()),
             ureq::Error::Protocol(error) => {
                 format!("the answer is not HTTP: {}", super::printable(&error.to_string()))
@@ -512,6 +516,21 @@ mod tests {
         drop(listener);
         let error = upstream(&base, HOUR).open(None).map(|_| ()).expect_err("nobody there");
         assert_eq!(error.to_string(), format!("{base}/app.db: connection refused; is it served there?"));
+    }
+
+    #[test]
+    fn https_where_http_is_spoken_is_told_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
+        let base = format!("https://{}", listener.local_addr().expect("address"));
+        let server = thread::spawn(move || {
+            let (mut socket, _) = listener.accept().expect("accept");
+            socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").expect("answer");
+            // Until the client closes.
+            drop(socket.read_to_end(&mut Vec::new()));
+        });
+        let error = upstream(&base, HOUR).open(None).map(|_| ()).expect_err("no TLS").to_string();
+        assert!(error.contains("TLS failed") && error.contains("http://?"), "{error}");
+        server.join().expect("server");
     }
 
     #[test]

@@ -33,7 +33,7 @@ impl Default for Options {
             overwrite: false,
             writable: false,
             silence: limits::SILENCE,
-            checkpoint_frames: limits::CHECKPOINT_FRAMES,
+            checkpoint_frames: limits::REPLICA_CHECKPOINT_FRAMES,
         }
     }
 }

@@ -16,10 +16,18 @@ pub struct ManualApply {
     frames: u32,
 }
 
+/// What of a WAL can be applied.
+struct Committed {
+    /// How many commits.
+    commits: u64,
+    /// How many frames up to the end of the last of them, and the database size in pages it leads to.
+    last: Option<(usize, u32)>,
+}
+
 impl ManualApply {
     /// Opens the database at `path` through the VFS named `vfs`. It must exist and be in WAL mode.
     pub fn open(path: &Path, vfs: &CStr) -> Result<ManualApply> {
-        let database = Database::open(path, vfs, limits::CHECKPOINT_FRAMES)?;
+        let database = Database::open(path, vfs, limits::REPLICA_CHECKPOINT_FRAMES)?;
         let name = path.display();
         if database.content()? == Content::Nothing {
             return Err(Error::usage(format!(
@@ -47,7 +55,7 @@ impl ManualApply {
         applied
     }
 
-    /// Applies the commits of a WAL, raw or in an LZ4 frame. Returns how many there were.
+    /// Applies the commits of a WAL, raw or in an LZ4 frame, all in one step. Returns how many there were.
     pub fn log(&mut self, bytes: &[u8]) -> Result<u64> {
         let unpacked;
         let bytes = if lz4::is_frame(bytes) {
@@ -78,33 +86,52 @@ impl ManualApply {
         let header = wal::Header::decode(header).map_err(|e| e.within("litestream_apply_wal"))?;
         self.check_size(header.page_size.bytes(), "litestream_apply_wal: the WAL has pages")?;
         self.forget();
-        let mut chain = Chain::start(&header);
-        let mut commits = 0;
-        // As for SQLite, the WAL ends where salts or checksums stop to fit.
-        for frame in frames.chunks_exact(wal::frame_size(self.size) as usize) {
+        let frame_size = wal::frame_size(self.size) as usize;
+        let committed = self.check_log(&header, frames.chunks_exact(frame_size))?;
+        let Some((count, pages)) = committed.last else { return Ok(0) };
+        for frame in frames.chunks_exact(frame_size).take(count) {
+            let Some((frame, page)) = frame.split_at_checked(FRAME_HEADER_SIZE) else { break };
+            let pgno = Pgno::new(FrameHeader::decode(frame)?.pgno)?;
+            self.database.put(&mut self.staged, pgno, page, &|| false)?;
+        }
+        self.apply(pages)?;
+        Ok(committed.commits)
+    }
+
+    /// Looks through the frames of a WAL before any of them is applied. As for SQLite, it ends where salts or checksums stop
+    /// to fit.
+    fn check_log<'a>(&self, header: &wal::Header, frames: impl Iterator<Item = &'a [u8]>) -> Result<Committed> {
+        let mut chain = Chain::start(header);
+        let mut committed = Committed { commits: 0, last: None };
+        for (i, frame) in frames.enumerate() {
             let Some((frame, page)) = frame.split_at_checked(FRAME_HEADER_SIZE) else { break };
             if !chain.accept(frame, page) {
                 break;
             }
             let frame = FrameHeader::decode(frame)?;
-            let (pgno, commit) = self.check_numbers(frame.pgno, frame.commit)?;
-            self.take(pgno, commit, page)?;
-            commits += u64::from(commit > 0);
+            let (_, commit) = self.check_numbers(frame.pgno, frame.commit)?;
+            if commit > 0 {
+                committed = Committed { commits: committed.commits + 1, last: Some((i + 1, commit)) };
+            }
         }
-        Ok(commits)
+        Ok(committed)
     }
 
     fn take(&mut self, pgno: Pgno, commit: u32, page: &[u8]) -> Result<u32> {
-        let never = || false;
-        self.database.put(&mut self.staged, pgno, page, &never)?;
+        self.database.put(&mut self.staged, pgno, page, &|| false)?;
         if commit == 0 {
             self.frames += 1;
             return Ok(self.database.last_frame()?.0.saturating_add(self.frames));
         }
+        self.apply(commit)
+    }
+
+    /// Commits what is staged. Returns its last frame.
+    fn apply(&mut self, pages: u32) -> Result<u32> {
         let staged = std::mem::replace(&mut self.staged, Pending::new(self.size, true));
         self.frames = 0;
         self.database.forget_published();
-        let FrameNo(frame) = self.database.commit(staged, commit, &never)?;
+        let FrameNo(frame) = self.database.commit(staged, pages, &|| false)?;
         self.database.keep_wal_short()?;
         Ok(frame)
     }

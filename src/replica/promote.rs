@@ -10,7 +10,7 @@ use crate::store::{Sidecar, read_page};
 /// Takes the read-only mark off the database at `path` and forgets its upstream. Returns the position it had reached.
 pub fn promote(path: &Path, vfs: &CStr) -> Result<Option<Position>> {
     let sidecar = Sidecar::of(path);
-    let mut database = Database::open(path, vfs, limits::CHECKPOINT_FRAMES)?;
+    let mut database = Database::open(path, vfs, limits::REPLICA_CHECKPOINT_FRAMES)?;
     if !is_replica(&database, &sidecar)? {
         return Err(Error::usage(format!(
             "litestream: {} is not a replica; there is nothing to promote",

@@ -4,7 +4,7 @@
 //! nothing is applied until the stream pauses, which it does when it has sent all there is. On resuming, the WAL comes from
 //! its start again: what the replica has already is only followed for its checksums.
 
-use std::io::{ErrorKind, Read};
+use std::io::Read;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// Applies a stream to a replica until it ends or fails, or as `until` says.
 pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Option<u32>, until: Until) -> Result<()> {
     let size = PageSize::new(page_size.unwrap_or(0)).map_err(|e| e.within("Litestream-Page-Size of the upstream"))?;
-    let mut records = Records::new(Pump::start(body, feeder.options.silence)?);
+    let mut records = Records::new(Pump::start(body)?);
     feeder.progress.set_state(State::CatchingUp, Some("from an upstream of 2022".into()));
     let first = match first_record(feeder, &mut records, until)? {
         Some(first) => first,
@@ -294,11 +294,10 @@ struct Pump {
     chunks: Receiver<std::io::Result<Vec<u8>>>,
     current: Vec<u8>,
     at: usize,
-    silence: Duration,
 }
 
 impl Pump {
-    fn start(mut body: Box<dyn Read + Send>, silence: Duration) -> Result<Pump> {
+    fn start(mut body: Box<dyn Read + Send>) -> Result<Pump> {
         let (sender, chunks) = sync_channel(8);
         let pump = move || loop {
             let mut chunk = vec![0; 64 << 10];
@@ -313,7 +312,7 @@ impl Pump {
         };
         let spawned = std::thread::Builder::new().name("litestream-read".into()).spawn(pump);
         spawned.map_err(|e| Error::io("litestream: starting a thread", &e))?;
-        Ok(Pump { chunks, current: Vec::new(), at: 0, silence })
+        Ok(Pump { chunks, current: Vec::new(), at: 0 })
     }
 
     /// Whether there is something to read, or comes within `time`. The end of the stream is something.
@@ -335,11 +334,9 @@ impl Pump {
 impl Read for Pump {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
         if self.at >= self.current.len() {
-            (self.current, self.at) = match self.chunks.recv_timeout(self.silence) {
-                Ok(chunk) => (chunk?, 0),
-                Err(RecvTimeoutError::Timeout) => return Err(ErrorKind::TimedOut.into()),
-                Err(RecvTimeoutError::Disconnected) => return Ok(0),
-            };
+            // No limit: in this protocol an upstream with nothing to say says nothing.
+            let Ok(chunk) = self.chunks.recv() else { return Ok(0) };
+            (self.current, self.at) = (chunk?, 0);
         }
         let rest = self.current.get(self.at..).unwrap_or_default();
         let n = rest.len().min(out.len());

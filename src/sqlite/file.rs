@@ -13,6 +13,9 @@ use crate::base::{Error, Kind, Result};
 const OK: c_int = 0;
 const SHORT_READ: c_int = 10 | (2 << 8);
 const SYNC_NORMAL: c_int = 2;
+/// Most bytes given to one xRead or xWrite: SQLite never asks for more than a page, and its unix VFS takes only the low 17
+/// bits of the amount.
+const PIECE: usize = 1 << 16;
 const LOCK_SHARED: c_int = 1;
 const LOCK_EXCLUSIVE: c_int = 4;
 
@@ -52,22 +55,28 @@ impl<'c> File<'c> {
 
     /// Fills `out` from `offset` on. What lies past the end of the file reads as zeros, as it does for SQLite.
     pub fn read(&self, offset: u64, out: &mut [u8]) -> Result<()> {
-        let (length, offset) = amounts(out.len(), offset)?;
-        // SAFETY: an open file has xRead, which writes exactly `length` bytes (zeros past the end).
-        let rc = unsafe {
-            self.methods().xRead.map_or(1, |f| f(self.raw.as_ptr(), out.as_mut_ptr().cast::<c_void>(), length, offset))
-        };
-        if rc == SHORT_READ { Ok(()) } else { check("reading a file", rc) }
+        for (i, piece) in out.chunks_mut(PIECE).enumerate() {
+            let (length, offset) = amounts(piece.len(), offset + (i * PIECE) as u64)?;
+            let to = piece.as_mut_ptr().cast::<c_void>();
+            // SAFETY: an open file has xRead, which writes exactly `length` bytes (zeros past the end).
+            let rc = unsafe { self.methods().xRead.map_or(1, |f| f(self.raw.as_ptr(), to, length, offset)) };
+            if rc != SHORT_READ {
+                check("reading a file", rc)?;
+            }
+        }
+        Ok(())
     }
 
     /// Writes `bytes` at `offset`.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
-        let (length, offset) = amounts(bytes.len(), offset)?;
-        // SAFETY: an open file has xWrite, which reads exactly `length` bytes.
-        let rc = unsafe {
-            self.methods().xWrite.map_or(1, |f| f(self.raw.as_ptr(), bytes.as_ptr().cast::<c_void>(), length, offset))
-        };
-        check("writing a file", rc)
+        for (i, piece) in bytes.chunks(PIECE).enumerate() {
+            let (length, offset) = amounts(piece.len(), offset + (i * PIECE) as u64)?;
+            let from = piece.as_ptr().cast::<c_void>();
+            // SAFETY: an open file has xWrite, which reads exactly `length` bytes.
+            let rc = unsafe { self.methods().xWrite.map_or(1, |f| f(self.raw.as_ptr(), from, length, offset)) };
+            check("writing a file", rc)?;
+        }
+        Ok(())
     }
 
     /// Cuts the file to `size` bytes.
