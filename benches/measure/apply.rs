@@ -164,14 +164,14 @@ pub fn execute(request: &Value, connection: &mut Connection) -> Result<Value> {
 /// Worker: applies the recorded WAL.
 pub fn apply(request: &Value, connection: &mut Connection) -> Result<Value> {
     let recording = Recording::read(text(request, "wal")?.as_ref())?;
-    let commits = recording.commits();
+    let commits = recording.separate_commits();
     let mut apply_wal = connection.prepare("SELECT litestream_apply_wal(?1)")?;
     let mut apply_frame = connection.prepare("SELECT litestream_apply_frame(?1, ?2, ?3)")?;
     let apply_all = || -> Result<()> {
         match text(request, "how")?.as_str() {
             "commit" => {
                 for commit in commits {
-                    apply_wal.query_row([&recording.bytes[commit]], |_| Ok(()))?;
+                    apply_wal.query_row([commit], |_| Ok(()))?;
                 }
             }
             "whole" => apply_wal.query_row([&recording.bytes], |_| Ok(()))?,

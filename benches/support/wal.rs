@@ -1,59 +1,69 @@
-//! A recorded WAL, taken apart just far enough to hand it over commit by commit and frame by frame.
+//! A recorded WAL, taken apart so that it can be handed over commit by commit or frame by frame.
 
 use std::ops::Range;
 use std::path::Path;
 
-use super::Result;
+use litestream::format::wal::{Chain, FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, Header};
 
-const HEADER: usize = 32;
-const FRAME_HEADER: usize = 24;
+use super::Result;
 
 /// The bytes of a WAL that was written from its start, without a restart.
 pub struct Recording {
     /// The whole file.
     pub bytes: Vec<u8>,
-    page_size: usize,
+    header: Header,
+    /// Every frame: page number, commit field, and where the frame lies in the file.
+    frames: Vec<(u32, u32, Range<usize>)>,
 }
 
 impl Recording {
-    /// Reads a WAL file.
+    /// Reads a WAL file, all of whose frames must be valid.
     pub fn read(path: &Path) -> Result<Recording> {
         let bytes = std::fs::read(path)?;
-        let page_size = bytes.get(8..12).map(big_endian).ok_or("a WAL without a header")? as usize;
-        let recording = Recording { bytes, page_size };
-        match recording.bytes.len().checked_sub(HEADER) {
-            Some(frames) if frames.is_multiple_of(FRAME_HEADER + page_size) && page_size > 0 => Ok(recording),
-            _ => Err("a WAL that ends within a frame".into()),
+        let header = Header::decode(bytes.get(..HEADER_SIZE).ok_or("a WAL without a header")?)?;
+        let size = FRAME_HEADER_SIZE + header.page_size.bytes();
+        let mut chain = Chain::start(&header);
+        let mut frames = Vec::new();
+        for begin in (HEADER_SIZE..bytes.len()).step_by(size) {
+            let frame = bytes.get(begin..begin + size).ok_or("a WAL that ends within a frame")?;
+            let (head, page) = frame.split_at(FRAME_HEADER_SIZE);
+            if !chain.accept(head, page) {
+                return Err(format!("the frame at {begin} is not valid").into());
+            }
+            let FrameHeader { pgno, commit, .. } = FrameHeader::decode(head)?;
+            frames.push((pgno, commit, begin..begin + size));
         }
+        Ok(Recording { bytes, header, frames })
     }
 
     /// Every frame: page number, commit field, page.
-    pub fn frames(&self) -> impl Iterator<Item = (u32, u32, &[u8])> {
-        self.frame_ranges().map(|range| {
-            let (header, page) = self.bytes[range].split_at(FRAME_HEADER);
-            (big_endian(&header[..4]), big_endian(&header[4..8]), page)
-        })
+    pub fn frames(&self) -> impl ExactSizeIterator<Item = (u32, u32, &[u8])> {
+        self.frames.iter().map(|(pgno, commit, range)| (*pgno, *commit, self.page(range)))
     }
 
     /// Where each commit lies in the file; the first one has the WAL header before it.
     pub fn commits(&self) -> Vec<Range<usize>> {
-        let mut commits = Vec::new();
         let mut begin = 0;
-        for ((_, commit, _), range) in self.frames().zip(self.frame_ranges()) {
-            if commit != 0 {
-                commits.push(begin..range.end);
-                begin = range.end;
+        let ends = self.frames.iter().filter(|(_, commit, _)| *commit > 0).map(|(_, _, range)| range.end);
+        ends.map(|end| std::mem::replace(&mut begin, end)..end).collect()
+    }
+
+    /// Each commit as a WAL of its own.
+    pub fn separate_commits(&self) -> Vec<Vec<u8>> {
+        let mut wals = Vec::new();
+        let mut one = self.header.encode().to_vec();
+        let mut chain = Chain::start(&self.header);
+        for (pgno, commit, page) in self.frames() {
+            chain.append(&mut one, pgno, commit, page);
+            if commit > 0 {
+                wals.push(std::mem::replace(&mut one, self.header.encode().to_vec()));
+                chain = Chain::start(&self.header);
             }
         }
-        commits
+        wals
     }
 
-    fn frame_ranges(&self) -> impl Iterator<Item = Range<usize>> {
-        let size = FRAME_HEADER + self.page_size;
-        (HEADER..self.bytes.len()).step_by(size).map(move |begin| begin..begin + size)
+    fn page(&self, frame: &Range<usize>) -> &[u8] {
+        &self.bytes[frame.start + FRAME_HEADER_SIZE..frame.end]
     }
-}
-
-fn big_endian(bytes: &[u8]) -> u32 {
-    bytes.iter().fold(0, |number, &byte| number << 8 | u32::from(byte))
 }

@@ -72,17 +72,64 @@ impl WordOrder {
 
     /// Goes on with checksum `from` over `bytes`, whose length is a multiple of 8; a rest is left out.
     pub fn checksum(self, from: Checksum, bytes: &[u8]) -> Checksum {
-        let word = match self {
-            WordOrder::Little => LittleEndian::read_u32,
-            WordOrder::Big => BigEndian::read_u32,
-        };
-        let Checksum(mut s1, mut s2) = from;
-        for pair in bytes.chunks_exact(8) {
-            s1 = s1.wrapping_add(word(&pair[..4])).wrapping_add(s2);
-            s2 = s2.wrapping_add(word(&pair[4..])).wrapping_add(s1);
+        match self {
+            WordOrder::Little => checksum::<LittleEndian>(from, bytes),
+            WordOrder::Big => checksum::<BigEndian>(from, bytes),
         }
-        Checksum(s1, s2)
     }
+}
+
+/// Every word depends on the sums before it, but linearly: sums over the quarters of a page, each begun at zero, can be
+/// taken side by side and joined. That is almost three times as fast as one after the other.
+fn checksum<O: ByteOrder>(from: Checksum, bytes: &[u8]) -> Checksum {
+    let Ok(size) = u32::try_from(bytes.len()).map_err(|_| ()).and_then(|n| PageSize::new(n).map_err(|_| ())) else {
+        return bytes.chunks_exact(8).fold(from, add_pair::<O>);
+    };
+    let mut quarters = bytes.chunks_exact(size.bytes() / 4).map(|quarter| quarter.chunks_exact(8));
+    let (Some(a), Some(b), Some(c), Some(d)) = (quarters.next(), quarters.next(), quarters.next(), quarters.next())
+    else {
+        return from;
+    };
+    let zero = Checksum::default();
+    let mut sums = [from, zero, zero, zero];
+    for (((a, b), c), d) in a.zip(b).zip(c).zip(d) {
+        let [s0, s1, s2, s3] = sums;
+        sums = [add_pair::<O>(s0, a), add_pair::<O>(s1, b), add_pair::<O>(s2, c), add_pair::<O>(s3, d)];
+    }
+    let [first, rest @ ..] = sums;
+    let zeros = SHIFTS[(size.get().ilog2() - 9) as usize];
+    rest.into_iter().fold(first, |before, quarter| {
+        let Checksum(s1, s2) = shift(zeros, before);
+        Checksum(s1.wrapping_add(quarter.0), s2.wrapping_add(quarter.1))
+    })
+}
+
+fn add_pair<O: ByteOrder>(Checksum(s1, s2): Checksum, pair: &[u8]) -> Checksum {
+    let (first, second) = pair.split_at(4);
+    let s1 = s1.wrapping_add(O::read_u32(first)).wrapping_add(s2);
+    Checksum(s1, s2.wrapping_add(O::read_u32(second)).wrapping_add(s1))
+}
+
+/// What a quarter page of zeros makes of the sums before it, for the eight page sizes: three Fibonacci numbers of the
+/// matrix that one pair of zero words is the first power of.
+const SHIFTS: [[u32; 3]; 8] = {
+    let mut shifts = [[0; 3]; 8];
+    let mut i = 0;
+    while i < shifts.len() {
+        let mut words = (512 << i) / 4 / 4;
+        let (mut a, mut b) = (1u32, 0u32);
+        while words > 0 {
+            (a, b) = (b, a.wrapping_add(b));
+            words -= 1;
+        }
+        shifts[i] = [a, b, a.wrapping_add(b)];
+        i += 1;
+    }
+    shifts
+};
+
+fn shift([a, b, c]: [u32; 3], Checksum(s1, s2): Checksum) -> Checksum {
+    Checksum(a.wrapping_mul(s1).wrapping_add(b.wrapping_mul(s2)), b.wrapping_mul(s1).wrapping_add(c.wrapping_mul(s2)))
 }
 
 /// The header of a WAL file.
@@ -252,6 +299,18 @@ mod tests {
             assert_eq!(Header::decode(&header.encode())?, header);
         }
         Ok(())
+    }
+
+    #[test]
+    fn the_checksum_of_a_page_is_that_of_its_words_one_after_another() {
+        let bytes: Vec<u8> = (0..65536u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        for order in [WordOrder::Little, WordOrder::Big] {
+            for size in (9..=16).map(|n| 1 << n) {
+                let page = &bytes[..size];
+                let one_by_one = page.chunks(8).fold(Checksum(5, 6), |sum, pair| order.checksum(sum, pair));
+                assert_eq!(order.checksum(Checksum(5, 6), page), one_by_one, "{size}");
+            }
+        }
     }
 
     #[test]
