@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, Condvar, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -53,10 +53,9 @@ impl Follower {
             stop: Arc::clone(&stop),
             thread: Mutex::default(),
         };
-        let (ready, started) = mpsc::sync_channel(1);
         let (path, vfs) = (path.to_path_buf(), vfs.to_owned());
         let run = move || {
-            let run = || run(&path, &vfs, &*upstream, options, &progress, &stop, &ready);
+            let run = || run(&path, &vfs, &*upstream, options, &progress, &stop);
             let ended = guarded(run).err().unwrap_or_else(|| Error::usage("litestream: following was stopped"));
             progress.set_state(State::Stalled, Some(ended.to_string()));
             progress.end(ended);
@@ -64,8 +63,6 @@ impl Follower {
         let spawned = std::thread::Builder::new().name("litestream-follow".into()).spawn(run);
         let thread = spawned.map_err(|e| Error::io("litestream: starting a thread", &e))?;
         *follower.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        // The sender goes with the thread, so that a thread that fails early does not leave us waiting.
-        let _ = started.recv();
         follower.progress.wait_caught_up()?;
         Ok(follower)
     }
@@ -115,7 +112,6 @@ fn run(
     options: Options,
     progress: &Progress,
     stop: &Stop,
-    ready: &mpsc::SyncSender<()>,
 ) -> Result<()> {
     let stopped = || stop.flag.load(Relaxed);
     let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &stopped)?;
@@ -140,7 +136,6 @@ fn run(
         let state = if error.kind() == Kind::Io { State::Reconnecting } else { State::Stalled };
         log::warn!("{}: {error}", path.display());
         progress.lost(state, &error);
-        let _ = ready.try_send(());
         pause = if position == before { (pause * 2).min(limits::RETRY_MAX) } else { limits::RETRY_MIN };
         stop.pause(jittered(pause));
     }
