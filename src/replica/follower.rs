@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::feeder::{Feeder, Options, Until};
 use super::status::{Progress, State};
@@ -117,7 +117,7 @@ fn run(
     let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &stopped)?;
     let mut pause = limits::RETRY_MIN;
     while !stopped() {
-        let before = feeder.position();
+        let began = Instant::now();
         let ended = feeder.run(upstream, Until::Stopped);
         // What was applied is kept whatever ended the stream.
         let kept = if feeder.is_new()? { Ok(()) } else { feeder.make_durable() };
@@ -129,14 +129,14 @@ fn run(
         if !progress.is_caught_up() && (hopeless || feeder.position().is_none()) {
             return Err(error);
         }
-        let position = feeder.position();
-        if let (false, Some(position)) = (progress.is_caught_up(), position) {
+        if let (false, Some(position)) = (progress.is_caught_up(), feeder.position()) {
             progress.standing_at(position);
         }
         let state = if error.kind() == Kind::Io { State::Reconnecting } else { State::Stalled };
         log::warn!("{}: {error}", path.display());
         progress.lost(state, &error);
-        pause = if position == before { (pause * 2).min(limits::RETRY_MAX) } else { limits::RETRY_MIN };
+        let lasted = began.elapsed() > limits::RETRY_MAX;
+        pause = if lasted { limits::RETRY_MIN } else { (pause * 2).min(limits::RETRY_MAX) };
         stop.pause(jittered(pause));
     }
     Ok(())
