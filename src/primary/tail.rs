@@ -106,6 +106,9 @@ impl Primary {
         let core = Core::open(path, vfs)?;
         let lock = Sidecar::of(path).lock("serve it")?;
         let checkpointer = Connection::open(path, vfs, OpenMode::Existing)?;
+        // A connection opens the WAL when it first reads; before that SQLite takes its checkpoints for nothing to do.
+        checkpointer.pin()?;
+        checkpointer.unpin();
         let file_name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let reached = core.position();
         let primary = Arc::new(Primary {
@@ -384,16 +387,11 @@ impl Tail {
         self.hand_over()?;
         self.checkpointer.checkpoint()?;
         let index = self.checkpointer.wal_index()?;
-        let deadline = Instant::now() + limits::LOCK_PATIENCE / 50;
-        let _lock = loop {
-            match index.try_lock(lock::WRITE, 1)? {
-                Some(lock) => break lock,
-                None if Instant::now() > deadline => return Ok(()),
-                None => std::thread::yield_now(),
-            }
-        };
+        let Some(_lock) = patiently(|| index.try_lock(lock::WRITE, 1))? else { return Ok(()) };
         self.hand_over()?;
-        self.primary.lock_core().idle().checkpoint()?;
+        // A writer that is just checkpointing for itself gets in the way once at most: it cannot commit again.
+        let done = patiently(|| self.primary.lock_core().idle().checkpoint())?;
+        log::debug!("checkpoint under the write lock: {done:?}");
         self.hand_over()
     }
 
@@ -406,6 +404,17 @@ impl Tail {
         sleeping.store(true, Relaxed);
         std::thread::park_timeout(time);
         sleeping.store(false, Relaxed);
+    }
+}
+
+/// Asks for something that others hold for moments only, again and again for a tenth of a second.
+fn patiently<T>(mut ask: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
+    let deadline = Instant::now() + limits::LOCK_PATIENCE / 50;
+    loop {
+        match ask()? {
+            None if Instant::now() < deadline => std::thread::yield_now(),
+            answer => return Ok(answer),
+        }
     }
 }
 
