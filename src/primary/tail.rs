@@ -17,8 +17,11 @@ use crate::format::walindex::lock;
 use crate::sqlite::{Connection, Host, OpenMode, guarded};
 use crate::store::{Sidecar, SidecarLock};
 
-/// After a look that found something, the next one comes no sooner: what is committed meanwhile goes out as one.
+/// After a look that found something, the next one comes no sooner: what is committed meanwhile goes out as one. Doubles
+/// while each look finds many commits, so that a writer flat out is not slowed by being watched.
 const GATHER: Duration = Duration::from_micros(400);
+const LONGEST_GATHER: Duration = Duration::from_millis(4);
+const MANY: u64 = 32;
 /// Pause between two looks while commits come, and up to which it grows when none do.
 const NAP: Duration = Duration::from_micros(500);
 const LONGEST_NAP: Duration = Duration::from_millis(10);
@@ -320,14 +323,17 @@ struct Tail {
 
 impl Tail {
     fn run(mut self) {
-        let mut nap = NAP;
+        let (mut nap, mut gather) = (NAP, GATHER);
         while !self.primary.is_stopped() {
+            let before = self.primary.commits.load(Relaxed);
             let turn = guarded(|| self.turn());
             let failed = turn.is_err();
             let news = self.primary.noted(turn).unwrap_or(false);
             if news {
+                let commits = self.primary.commits.load(Relaxed) - before;
+                gather = if commits >= MANY { (gather * 2).min(LONGEST_GATHER) } else { GATHER };
                 nap = NAP;
-                std::thread::sleep(GATHER);
+                std::thread::sleep(gather);
                 continue;
             }
             if failed {
