@@ -158,8 +158,10 @@ start() {
 ask() {
     send "$1" "$2"
     receive "$1"
-    [[ $answer != *[Ee]rror* ]] || fail "$1 said to '$2': $answer"
+    ! is_error || fail "$1 said to '$2': $answer"
 }
+
+is_error() { [[ $answer =~ ^(Error|Runtime error|Parse error) ]]; }
 
 send() { printf '%s\n.print %s\n' "$2" $mark >&"${to[$1]}"; }
 
@@ -193,7 +195,7 @@ show_refused() {
     show_statement "$1" "$2"
     send "$1" "$2"
     receive "$1"
-    [[ $answer == *[Ee]rror* ]] || fail "$1 was to refuse '$2'"
+    is_error || fail "$1 was to refuse '$2'"
     sed 's/^.*line [0-9]*: /  Error: /' <<<"$answer"
 }
 

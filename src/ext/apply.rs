@@ -1,7 +1,7 @@
 //! `litestream_apply_frame(pgno, commit, page)` and `litestream_apply_wal(blob)`
 
 use super::registry::{Registry, file_of};
-use super::session::Session;
+use super::session::{Manual, Session};
 use crate::base::{Error, Result};
 use crate::replica::ManualApply;
 use crate::sqlite::{Call, Output};
@@ -27,19 +27,24 @@ fn with<T>(
     registry: &Registry,
     apply: impl FnOnce(&mut ManualApply) -> Result<T>,
 ) -> Result<T> {
-    let path = file_of(call.host(), "main", "applying frames")?;
-    if let Some(follower) = registry.follower(&path) {
+    let host = call.host();
+    let name = host.file("main")?;
+    let mut session = session.lock();
+    let kept = session.manual.take().filter(|kept| Some(&kept.name) == name.as_ref());
+    let manual = match kept {
+        Some(kept) => kept,
+        None => {
+            let path = file_of(host, "main", "applying frames")?;
+            let apply = ManualApply::open(&path, &host.vfs("main")?)?;
+            Manual { name: name.unwrap_or_default(), path, apply }
+        }
+    };
+    if let Some(follower) = registry.follower(&manual.path) {
         return Err(Error::usage(format!(
             "litestream: {} follows {}; litestream_stop() ends that, then frames can be applied by hand",
-            path.display(),
+            manual.path.display(),
             follower.url()
         )));
     }
-    let mut session = session.lock();
-    let open = || Ok((path.clone(), ManualApply::open(&path, &call.host().vfs("main")?)?));
-    let (_, manual) = match session.manual.take().filter(|(known, _)| *known == path) {
-        Some(kept) => session.manual.insert(kept),
-        None => session.manual.insert(open()?),
-    };
-    apply(manual)
+    apply(&mut session.manual.insert(manual).apply)
 }

@@ -13,10 +13,20 @@ pub struct Session {
 
 #[derive(Default)]
 pub struct Inner {
-    /// Frames staged by `litestream_apply_frame`, and for which file.
-    pub manual: Option<(PathBuf, ManualApply)>,
+    /// What frames are applied to by hand, once one was.
+    pub manual: Option<Manual>,
     /// What the auto-checkpoint was that our hook took the place of.
     pub auto_checkpoint: Option<u32>,
+}
+
+/// A database that frames are applied to by hand.
+pub struct Manual {
+    /// The name SQLite has for its file.
+    pub name: PathBuf,
+    /// The path it goes by in the registry. Kept, since finding it out takes longer than applying a frame.
+    pub path: PathBuf,
+    /// Applies the frames, and holds those that are staged.
+    pub apply: ManualApply,
 }
 
 impl Session {

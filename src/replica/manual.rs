@@ -1,5 +1,6 @@
 //! Applies frames that came by any other road than a stream.
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::path::Path;
 
@@ -22,6 +23,8 @@ struct Committed {
     commits: u64,
     /// How many frames up to the end of the last of them, and the database size in pages it leads to.
     last: Option<(usize, u32)>,
+    /// Of each page in them, the frame that has it last, from 0.
+    newest: HashMap<Pgno, usize>,
 }
 
 impl ManualApply {
@@ -89,10 +92,12 @@ impl ManualApply {
         let frame_size = wal::frame_size(self.size) as usize;
         let committed = self.check_log(&header, frames.chunks_exact(frame_size))?;
         let Some((count, pages)) = committed.last else { return Ok(0) };
-        for frame in frames.chunks_exact(frame_size).take(count) {
+        for (i, frame) in frames.chunks_exact(frame_size).take(count).enumerate() {
             let Some((frame, page)) = frame.split_at_checked(FRAME_HEADER_SIZE) else { break };
             let pgno = Pgno::new(FrameHeader::decode(frame)?.pgno)?;
-            self.database.put(&mut self.staged, pgno, page, &|| false)?;
+            if committed.newest.get(&pgno) == Some(&i) {
+                self.database.put(&mut self.staged, pgno, page, &|| false)?;
+            }
         }
         self.apply(pages)?;
         Ok(committed.commits)
@@ -102,16 +107,20 @@ impl ManualApply {
     /// to fit.
     fn check_log<'a>(&self, header: &wal::Header, frames: impl Iterator<Item = &'a [u8]>) -> Result<Committed> {
         let mut chain = Chain::start(header);
-        let mut committed = Committed { commits: 0, last: None };
+        let mut committed = Committed { commits: 0, last: None, newest: HashMap::new() };
+        let mut since = Vec::new();
         for (i, frame) in frames.enumerate() {
             let Some((frame, page)) = frame.split_at_checked(FRAME_HEADER_SIZE) else { break };
             if !chain.accept(frame, page) {
                 break;
             }
             let frame = FrameHeader::decode(frame)?;
-            let (_, commit) = self.check_numbers(frame.pgno, frame.commit)?;
+            let (pgno, commit) = self.check_numbers(frame.pgno, frame.commit)?;
+            since.push((pgno, i));
             if commit > 0 {
-                committed = Committed { commits: committed.commits + 1, last: Some((i + 1, commit)) };
+                committed.commits += 1;
+                committed.last = Some((i + 1, commit));
+                committed.newest.extend(since.drain(..));
             }
         }
         Ok(committed)
