@@ -29,8 +29,10 @@ primary_serves() {
     start primary shop.db
     start writer shop.db
     ask primary ".mode column"
-    show primary "SELECT (SELECT count(*) FROM customers) AS customers, (SELECT count(*) FROM products) AS products,
-       (SELECT count(*) FROM orders) AS orders, (SELECT count(*) FROM order_lines) AS order_lines;"
+    show primary "SELECT (SELECT count(*) FROM customers) AS customers,
+               (SELECT count(*) FROM products) AS products,
+               (SELECT count(*) FROM orders) AS orders,
+               (SELECT count(*) FROM order_lines) AS order_lines;"
     ask primary $'.mode list\n.headers off'
     show primary ".load $library"
     show primary "SELECT litestream_serve('127.0.0.1:0');"
@@ -42,7 +44,7 @@ replica_follows() {
     start replica copy.db
     show replica ".load $library"
     timed show replica "SELECT litestream_follow('$url');"
-    note "caught up after $(ms $took) ms; the answer is the position reached, and from here on it follows"
+    note "caught up after $(ms $took) ms, at the position above, and following from here on"
     start reader copy.db
 }
 
@@ -50,7 +52,7 @@ replica_follows() {
 # and over, gets it out of the replica's file.
 rows_arrive() {
     local i by row lags=()
-    title "Rows arrive: committed to shop.db, read from copy.db by a sqlite3 without the library"
+    title "Rows arrive: written to shop.db, read from copy.db without the library"
     printf '  %-7s%-20s%-18s%7s  %-10s%10s\n' order customer product cents 'written by' lag
     for ((i = 1; i <= $1; i++)); do
         by=primary
@@ -93,17 +95,19 @@ no_half_transaction() {
     title "$1 transactions flat out, and a reader that looks for half of one"
     for ((i = 1; i <= $1; i++)); do order $((last_order + i)); done >burst.sql
     ask writer "PRAGMA synchronous = NORMAL;"
-    pieces="SELECT (SELECT sum(stock) FROM products) + (SELECT sum(quantity) FROM order_lines);"
+    pieces="SELECT (SELECT sum(stock) FROM products)
+               + (SELECT sum(quantity) FROM order_lines);"
     show reader "$pieces"
+    note "every transaction sells something, and this sum stays the same"
     local right=$answer
 
     send writer ".read burst.sql"
     timed reads_until_answered
-    note "$1 commits took $(ms $took) ms; $reads reads of the replica meanwhile, $wrong with another sum"
+    note "$1 commits took $(ms $took) ms; $reads reads meanwhile, $wrong of another sum"
 
     show primary "SELECT litestream_position();"
     timed show replica "SELECT litestream_wait('$answer');"
-    note "the replica got there $(ms $took) ms later"
+    note "the replica had the last of them $(ms $took) ms later"
 }
 
 reads_until_answered() {
@@ -137,7 +141,7 @@ both_are_equal() {
     show reader ".sha3sum"
     [ "$answer" = "$sum" ] || fail "the replica's content differs"
     show reader "PRAGMA integrity_check;"
-    note "equal; after $SECONDS s everything started here is ended and removed"
+    note "equal; all that was started here is ended and removed, after $SECONDS s"
 }
 
 # --- sqlite3 shells that stay open ---------------------------------------------------------------------------------
