@@ -14,6 +14,8 @@ here=$(dirname "$(realpath "$0")")
 last_order=30000 # of the seed
 
 main() {
+    echo "Four sqlite3 shells: primary and writer on shop.db, replica and reader on copy.db."
+    echo "Of these, primary and replica load the library; writer and reader do not."
     primary_serves
     replica_follows
     rows_arrive 20
