@@ -1,7 +1,7 @@
 //! Sends a replica the pages it lacks, then one commit.
 //!
-//! Pages are read in chunks, each under the core's lock and as of what has been seen at that moment, with no read
-//! transaction of its own: however slow the replica, it holds up neither the tail nor a checkpoint. What changes while a
+//! Pages are read in chunks, each under the core's lock and as of what has been seen at that moment, in a read transaction
+//! that lasts no longer: however slow the replica, it holds up neither the tail nor a checkpoint. What changes while a
 //! round goes on is sent again in the next. A round that fits into one look is consistent, and ends with the commit.
 
 use std::collections::VecDeque;
@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 
 use super::Primary;
-use super::core::Core;
+use super::core::{Core, Places};
 use crate::base::{Lsn, PageSize, Pgno, Position, Result, limits};
 use crate::format::record::{Begin, most_pages};
 
@@ -50,39 +50,49 @@ impl CatchUp {
     /// The next chunk.
     pub fn step(&mut self, primary: &Primary) -> Result<Chunk> {
         let mut core = primary.lock_core();
-        primary.look(&mut core)?;
+        core.reading(|core, news| primary.publish(core, &news), |core, places| self.read(primary, core, places))
+    }
+
+    fn read(&mut self, primary: &Primary, core: &Core, places: Places) -> Result<Chunk> {
         let mut records = VecDeque::new();
         if !self.begun {
             self.begun = true;
-            records.push_back(self.begin_record(&core));
+            records.push_back(self.begin_record(core));
         }
         let size = core.page_size();
         let from = match self.next {
             Some(next) => next,
             None => {
                 self.round_began = core.lsn();
-                let due: Vec<Pgno> = self.due(&core, Pgno::ONE).take(self.last_round_pages(size) + 1).collect();
+                let due: Vec<Pgno> = self.due(core, Pgno::ONE).take(self.last_round_pages(size) + 1).collect();
                 if due.len() <= self.last_round_pages(size) {
-                    return self.finish(primary, &core, &due, records);
+                    return self.finish(primary, core, places, &due, records);
                 }
                 Pgno::ONE
             }
         };
-        let chunk: Vec<Pgno> = self.due(&core, from).take(most_pages(size)).collect();
+        let chunk: Vec<Pgno> = self.due(core, from).take(most_pages(size)).collect();
         self.next = chunk.last().and_then(|last| Pgno::new(last.get().saturating_add(1)).ok());
         if chunk.len() < most_pages(size) || self.next.is_none() {
             self.next = None;
             self.since = Some(self.round_began);
             self.rounds += 1;
         }
-        push_pages(&core, &chunk, &mut records)?;
+        push_pages(core, places, &chunk, &mut records)?;
         Ok(Chunk { records, pages: chunk.len() as u64, done: None })
     }
 
     /// The last round: all that is due, as of one look, and the commit.
-    fn finish(&mut self, primary: &Primary, core: &Core, due: &[Pgno], mut records: VecDeque<Bytes>) -> Result<Chunk> {
+    fn finish(
+        &mut self,
+        primary: &Primary,
+        core: &Core,
+        places: Places,
+        due: &[Pgno],
+        mut records: VecDeque<Bytes>,
+    ) -> Result<Chunk> {
         for chunk in due.chunks(most_pages(core.page_size())) {
-            push_pages(core, chunk, &mut records)?;
+            push_pages(core, places, chunk, &mut records)?;
         }
         let mut commit = Vec::new();
         core.commit_record(&mut commit);
@@ -110,12 +120,12 @@ impl CatchUp {
     }
 }
 
-fn push_pages(core: &Core, pages: &[Pgno], records: &mut VecDeque<Bytes>) -> Result<()> {
+fn push_pages(core: &Core, places: Places, pages: &[Pgno], records: &mut VecDeque<Bytes>) -> Result<()> {
     if pages.is_empty() {
         return Ok(());
     }
     let mut out = Vec::with_capacity(pages.len() * (core.page_size().bytes() + 4) + 64);
-    core.pages_record(pages, &mut out)?;
+    core.pages_record(pages, places, &mut out)?;
     records.push_back(Bytes::from(out));
     Ok(())
 }

@@ -1,13 +1,4 @@
-//! What the tail knows of the database, and the read locks that make it safe to know it.
-//!
-//! Two private connections take turns to hold a read transaction. At every instant one of them does, and it holds either
-//!
-//! - a read mark (1 to 4): then the WAL cannot be restarted, and frames past the mark are not copied into the database; or
-//! - read lock 0, which SQLite gives when all of the WAL is in the database: then a writer may restart the WAL, but frames
-//!   written from then on cannot be copied into the database, so that it cannot be restarted a second time.
-//!
-//! Either way no frame is overwritten between two looks at the wal-index (<https://www.sqlite.org/walformat.html#locks>).
-//! Before one connection lets go, the other has begun, and every frame committed by then has been seen.
+//! What the tail knows of the database, and the hold on its WAL that makes it safe to know it.
 
 use std::ffi::CStr;
 use std::path::Path;
@@ -19,7 +10,7 @@ use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Positio
 use crate::format::record;
 use crate::format::wal::{FRAME_HEADER_SIZE, Salts, frame_offset, frame_size};
 use crate::sqlite::{Connection, OpenMode, random_bytes};
-use crate::store::{State, page_of, state, valid_state};
+use crate::store::{State, Watch, page_of, state, valid_state};
 
 /// Where the tail has read the WAL up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,22 +35,21 @@ pub(super) struct News {
     pub to: FrameNo,
     /// How many commits they are.
     pub commits: u64,
-    /// Pages that became part of the database without being written: nothing of their content matters to SQLite, but a
+    /// Whether pages became part of the database without being written: nothing of their content matters to SQLite, but a
     /// replica must have the same.
-    unwritten: Vec<Pgno>,
+    has_unwritten: bool,
 }
 
 /// The tail's state. One thread at a time has it.
 pub(super) struct Core {
-    pins: [Connection; 2],
-    held: usize,
+    /// Looks at the wal-index and reads the WAL; the hold is its.
+    watcher: Connection,
+    watch: Watch,
+    /// Reads the database file, in read transactions that last as long as one chunk.
+    reader: Connection,
     page_size: PageSize,
     generation: Generation,
     seen: Seen,
-    /// Up to which frame, in the WAL of these salts, everything was in the database when the lock now held was taken.
-    floor: (Salts, u32),
-    /// How far the WAL was when the lock now held was taken.
-    pinned_at: (Salts, FrameNo),
     /// Which commit changed each page last.
     pub map: PageMap,
 }
@@ -68,23 +58,27 @@ impl Core {
     /// Begins to follow the database at `path`, in a new generation.
     pub fn open(path: &Path, vfs: &CStr) -> Result<Core> {
         let open = || Connection::open(path, vfs, OpenMode::Existing);
-        let pins = [open()?, open()?];
-        let [first, _] = &pins;
-        require_wal_mode(first)?;
-        first.pin()?;
-        let page_size = page_size_of(first)?;
-        let State { header, backfilled } = valid_state(first)?;
+        let (watcher, reader) = (open()?, open()?);
+        require_wal_mode(&watcher)?;
+        for connection in [&watcher, &reader] {
+            // A connection opens the WAL when it first reads.
+            connection.pin()?;
+            connection.unpin();
+        }
+        let page_size = page_size_of(&reader)?;
+        let watch = Watch::begin(&watcher)?;
+        let state = valid_state(&reader)?;
+        let header = state.header;
         let mut core = Core {
-            held: 0,
             page_size,
             generation: new_generation(),
             seen: Seen { index: 0, salts: header.salts, last: header.last, pages: 0, change: header.change },
-            floor: (header.salts, backfilled),
-            pinned_at: (header.salts, header.last),
             map: PageMap::new(0),
-            pins,
+            watcher,
+            watch,
+            reader,
         };
-        core.seen.pages = core.pages(&State { header, backfilled })?;
+        core.seen.pages = core.pages(&state)?;
         core.map.resize(core.seen.pages);
         core.enter_frames(FrameNo::ZERO, header.last)?;
         Ok(core)
@@ -124,9 +118,9 @@ impl Core {
 
     /// What the wal-index says now.
     pub fn look(&self) -> Result<State> {
-        match state(&self.pin().wal_index()?)? {
+        match state(&self.watcher.wal_index()?)? {
             Some(state) => Ok(state),
-            None => valid_state(self.idle()),
+            None => valid_state(&self.reader),
         }
     }
 
@@ -134,16 +128,17 @@ impl Core {
     /// something, from frame 0 to frame 0.
     pub fn take_in(&mut self, state: &State) -> Result<Option<News>> {
         let header = &state.header;
-        if header.salts == self.seen.salts && header.last == self.seen.last {
+        if !self.is_news(state) {
             return Ok(None);
         }
+        self.watch.forbid_restart(&self.watcher)?;
         let index = self.index_of(header.salts);
         let restarted = index != self.seen.index;
         let from = if restarted || header.salts != self.seen.salts { FrameNo::ZERO } else { self.seen.last };
         if header.last < from {
             return Err(Error::corrupt(format!(
                 "litestream: {}: the WAL went back from frame {} to {}",
-                self.pin().path().display(),
+                self.watcher.path().display(),
                 from.0,
                 header.last.0
             )));
@@ -157,66 +152,76 @@ impl Core {
         if from == header.last && !restarted {
             return Ok(None);
         }
-        let unwritten = self.note_unwritten(had, pages)?;
+        let has_unwritten = self.note_unwritten(had, pages);
         let commits = if from == header.last { 0 } else { u64::from(commits) };
-        Ok(Some(News { from, to: header.last, commits, unwritten }))
+        Ok(Some(News { from, to: header.last, commits, has_unwritten }))
     }
 
-    /// Hands the read lock to the other connection, which takes it at the newest commit. What was committed until then is
-    /// given to `seen` before the old lock goes.
-    pub fn hand_over(&mut self, mut seen: impl FnMut(&mut Core, News) -> Result<()>) -> Result<()> {
-        // Looked at before the lock is taken: the lock is at this commit or a newer one.
-        let before = self.look()?.header;
-        self.idle().pin()?;
-        let state = self.look()?;
-        if let Some(news) = self.take_in(&state)? {
-            seen(self, news)?;
+    /// Allows the WAL to be restarted if all of it is in the database and has been seen. Whether it did.
+    pub fn allow_restart(&mut self, state: &State) -> Result<bool> {
+        if !state.is_backfilled() || self.is_news(state) {
+            return Ok(false);
         }
-        self.pin().unpin();
-        self.held = 1 - self.held;
-        // Read after the lock was taken, so that all of it holds while the lock does.
-        let State { header, backfilled } = self.look()?;
-        self.floor = (header.salts, backfilled.min(header.last.0));
-        self.pinned_at = (before.salts, before.last);
-        Ok(())
+        self.watch.allow_restart(&self.watcher, &state.header)
     }
 
-    /// Whether the lock held keeps others from finishing a checkpoint, or from restarting the WAL: it is at an older
-    /// commit than the newest, or could be read lock 0 by now and is not.
+    /// Whether something was committed since the last look.
+    pub fn is_news(&self, state: &State) -> bool {
+        (state.header.salts, state.header.last) != (self.seen.salts, self.seen.last)
+    }
+
+    /// Whether others are kept from restarting the WAL although all of it is in the database.
     pub fn holds_others_up(&self, state: &State) -> bool {
-        let now = (state.header.salts, state.header.last);
-        self.pinned_at != now || (state.is_backfilled() && self.floor != (now.0, now.1.0))
+        state.is_backfilled() && !self.watch.allows_restart()
     }
 
-    /// The connection that holds no lock now, for a checkpoint.
-    pub fn idle(&self) -> &Connection {
-        let [a, b] = &self.pins;
-        if self.held == 0 { b } else { a }
+    /// Size of the WAL file in bytes.
+    pub fn wal_bytes(&self) -> u64 {
+        self.watcher.wal().and_then(|wal| wal.size()).unwrap_or(0)
+    }
+
+    /// Runs `read` with a read transaction that keeps every page where [`Core::read_pages`] finds it. What was committed up
+    /// to then is given to `seen` first.
+    pub fn reading<T>(
+        &mut self,
+        mut seen: impl FnMut(&mut Core, News) -> Result<()>,
+        read: impl FnOnce(&Core, Places) -> Result<T>,
+    ) -> Result<T> {
+        self.reader.pin()?;
+        let done = self.look().and_then(|state| {
+            if let Some(news) = self.take_in(&state)? {
+                seen(self, news)?;
+            }
+            // Looked at after the transaction began, and so true for as long as it lasts.
+            read(self, Places { floor: state.backfilled })
+        });
+        self.reader.unpin();
+        done
     }
 
     /// Records for what came new: its pages, each once and in its newest version, and a commit. None if that is more than
-    /// `limit` bytes.
+    /// `limit` bytes, or not all of it is in the WAL.
     pub fn records(&self, news: &News, limit: usize) -> Result<Option<(Bytes, u64)>> {
-        let mut pages = self.newest_in(news.from, news.to)?;
-        if pages.len().saturating_mul(self.page_size.bytes()) > limit {
+        let pages = self.newest_in(news.from, news.to)?;
+        if pages.len().saturating_mul(self.page_size.bytes()) > limit || news.has_unwritten {
             return Ok(None);
         }
-        pages.extend(&news.unwritten);
         let mut out = Vec::with_capacity(pages.len() * (self.page_size.bytes() + 4) + 256);
         for chunk in pages.chunks(record::most_pages(self.page_size)) {
-            self.pages_record(chunk, &mut out)?;
+            // Nobody restarts the WAL before what is in it was seen, so all of it is there from the first frame on.
+            self.pages_record(chunk, Places { floor: 0 }, &mut out)?;
         }
         self.commit_record(&mut out);
         Ok(Some((Bytes::from(out), pages.len() as u64)))
     }
 
     /// Appends a pages record with the newest image of each page.
-    pub fn pages_record(&self, pages: &[Pgno], out: &mut Vec<u8>) -> Result<()> {
+    pub fn pages_record(&self, pages: &[Pgno], places: Places, out: &mut Vec<u8>) -> Result<()> {
         record::start_pages(u32::try_from(pages.len()).unwrap_or(u32::MAX), self.page_size, out);
         for pgno in pages {
             out.extend_from_slice(&pgno.get().to_be_bytes());
         }
-        self.read_pages(pages, out)
+        self.read_pages(pages, places, out)
     }
 
     /// Appends the commit record for what has been seen.
@@ -226,18 +231,20 @@ impl Core {
     }
 
     /// Appends the images of `pages`, as of what has been seen.
-    pub fn read_pages(&self, pages: &[Pgno], out: &mut Vec<u8>) -> Result<()> {
+    fn read_pages(&self, pages: &[Pgno], places: Places, out: &mut Vec<u8>) -> Result<()> {
         let size = self.page_size.bytes();
         let mut rest = pages;
         while let Some((first, _)) = rest.split_first() {
-            let place = self.place(*first);
-            let run = (1..rest.len()).take_while(|i| place.is_followed(*i as u32, rest, |p| self.place(p))).count() + 1;
+            let place = self.place(*first, places);
+            let run =
+                (1..rest.len()).take_while(|i| place.is_followed(*i as u32, rest, |p| self.place(p, places))).count()
+                    + 1;
             let start = out.len();
             match place {
                 Place::Log(frame) => self.read_frames(frame, run, out)?,
                 Place::Database(pgno) => {
                     out.resize(start + run * size, 0);
-                    self.pin().database()?.read(pgno.file_offset(self.page_size), &mut out[start..])?;
+                    self.reader.database()?.read(pgno.file_offset(self.page_size), &mut out[start..])?;
                 }
             }
             rest = rest.get(run..).unwrap_or_default();
@@ -252,31 +259,30 @@ impl Core {
         let end = frame_offset(to.next(), self.page_size);
         let mut bytes = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
         for (i, chunk) in bytes.chunks_mut(limits::CHUNK_BYTES).enumerate() {
-            self.pin().wal()?.read(start + (i * limits::CHUNK_BYTES) as u64, chunk)?;
+            self.watcher.wal()?.read(start + (i * limits::CHUNK_BYTES) as u64, chunk)?;
         }
         Ok(bytes)
     }
 
     /// The frame of the WAL that has the newest image of a page, unless the database file has it.
-    pub fn log_frame(&self, pgno: Pgno) -> Option<FrameNo> {
-        match self.place(pgno) {
+    pub fn log_frame(&self, pgno: Pgno, places: Places) -> Option<FrameNo> {
+        match self.place(pgno, places) {
             Place::Log(frame) => Some(frame),
             Place::Database(_) => None,
         }
     }
 
-    /// Where the newest image of a page is. Frames up to the floor are in the database, and may be gone from the WAL.
-    fn place(&self, pgno: Pgno) -> Place {
-        let floor = if self.floor.0 == self.seen.salts { self.floor.1 } else { 0 };
+    /// Where the newest image of a page is.
+    fn place(&self, pgno: Pgno, places: Places) -> Place {
         match self.map.newest(pgno) {
-            Some(lsn) if lsn.index() == self.seen.index && lsn.frame().0 > floor => Place::Log(lsn.frame()),
+            Some(lsn) if lsn.index() == self.seen.index && lsn.frame().0 > places.floor => Place::Log(lsn.frame()),
             _ => Place::Database(pgno),
         }
     }
 
     fn read_frames(&self, first: FrameNo, count: usize, out: &mut Vec<u8>) -> Result<()> {
         let mut frames = vec![0; count * frame_size(self.page_size) as usize];
-        self.pin().wal()?.read(frame_offset(first, self.page_size), &mut frames)?;
+        self.watcher.wal()?.read(frame_offset(first, self.page_size), &mut frames)?;
         for frame in frames.chunks_exact(frame_size(self.page_size) as usize) {
             out.extend_from_slice(frame.get(FRAME_HEADER_SIZE..).unwrap_or_default());
         }
@@ -285,7 +291,7 @@ impl Core {
 
     /// Pages of the frames (from, to], each where its newest frame is, in the order of frames.
     fn newest_in(&self, from: FrameNo, to: FrameNo) -> Result<Vec<Pgno>> {
-        let index = self.pin().wal_index()?;
+        let index = self.watcher.wal_index()?;
         let lock_page = self.page_size.lock_page();
         let mut pages = Vec::new();
         for frame in (from.next().0..=to.0).map(FrameNo) {
@@ -298,8 +304,7 @@ impl Core {
     }
 
     fn enter_frames(&mut self, from: FrameNo, to: FrameNo) -> Result<()> {
-        let [a, b] = &self.pins;
-        let index = if self.held == 0 { a } else { b }.wal_index()?;
+        let index = self.watcher.wal_index()?;
         for frame in (from.next().0..=to.0).map(FrameNo) {
             self.map.changed(page_of(&index, frame)?, Lsn::new(self.seen.index, frame));
         }
@@ -307,18 +312,16 @@ impl Core {
     }
 
     /// Pages from `had` on that came into the database without a frame of their own count as changed by its last commit.
-    fn note_unwritten(&mut self, had: u32, pages: u32) -> Result<Vec<Pgno>> {
-        let Ok(first) = Pgno::new(had.saturating_add(1)) else { return Ok(Vec::new()) };
-        if pages <= had {
-            return Ok(Vec::new());
-        }
-        let lock_page = self.page_size.lock_page();
-        let grown = self.map.changed_since(None, first, lock_page);
+    /// Whether there were any.
+    fn note_unwritten(&mut self, had: u32, pages: u32) -> bool {
+        let (Ok(first), true) = (Pgno::new(had.saturating_add(1)), pages > had) else { return false };
+        let grown = self.map.changed_since(None, first, self.page_size.lock_page());
         let unwritten: Vec<Pgno> = grown.filter(|p| self.map.newest(*p) == Some(Lsn::ZERO)).collect();
+        let lsn = self.lsn();
         for pgno in &unwritten {
-            self.map.changed(*pgno, self.lsn());
+            self.map.changed(*pgno, lsn);
         }
-        Ok(unwritten)
+        !unwritten.is_empty()
     }
 
     /// Number of the WAL with these salts. A WAL that was empty when it got new salts keeps its number: nothing was in it.
@@ -332,15 +335,16 @@ impl Core {
         if state.header.last > FrameNo::ZERO {
             return Ok(state.header.pages);
         }
-        let bytes = self.pin().database()?.size()?;
+        let bytes = self.watcher.database()?.size()?;
         u32::try_from(bytes / u64::from(self.page_size.get()))
             .map_err(|_| Error::corrupt(format!("litestream: a database of {bytes} bytes has too many pages")))
     }
+}
 
-    fn pin(&self) -> &Connection {
-        let [a, b] = &self.pins;
-        if self.held == 0 { a } else { b }
-    }
+/// What [`Core::reading`] knows of where pages are: frames up to the floor are in the database, and may be gone from the WAL.
+#[derive(Clone, Copy)]
+pub(super) struct Places {
+    floor: u32,
 }
 
 /// Where the newest image of a page is.

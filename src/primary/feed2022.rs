@@ -6,7 +6,7 @@
 use bytes::Bytes;
 
 use super::Primary;
-use super::core::Core;
+use super::core::{Core, Places};
 use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result, limits};
 use crate::format::record::{HEADER_SIZE, Header, Type};
 use crate::format::{lz4, wal};
@@ -55,22 +55,29 @@ impl Resend {
         let reader = Connection::open(primary.path(), primary.vfs(), OpenMode::Existing)?;
         let mut core = primary.lock_core();
         reader.pin()?;
-        // The core's lock must not be older than the reader's: what it counts as in the database, the reader finds there.
-        core.hand_over(|core, news| primary.publish(core, &news))?;
-        let segments = segments(&core, FrameNo::ZERO, core.seen().last)?.unwrap_or_default();
+        core.reading(
+            |core, news| primary.publish(core, &news),
+            |core, places| self.begin(primary, core, places, reader),
+        )
+    }
+
+    /// What is sent first. The places are of after `reader` began, so that what counts as in the database it finds there.
+    fn begin(&mut self, primary: &Primary, core: &Core, places: Places, reader: Connection) -> Result<Sent> {
+        let segments = segments(core, FrameNo::ZERO, core.seen().last)?.unwrap_or_default();
         let then = (primary.raw_log.end(), core.position(), core.lsn());
         if self.asked == Some((core.generation(), core.seen().index)) {
             return Ok((segments, Some(then)));
         }
-        let places = (1..=core.seen().pages).filter_map(|n| Pgno::new(n).ok()).map(|p| source(&core, p)).collect();
+        let places_of = (1..=core.seen().pages).filter_map(|n| Pgno::new(n).ok());
+        let places = places_of.map(|p| source(core, p, places)).collect();
         let size = core.page_size();
         self.snapshot = Some(Snapshot { reader, size, places, sent: 0, segments, then });
-        Ok((snapshot_header(&core), None))
+        Ok((snapshot_header(core), None))
     }
 }
 
-fn source(core: &Core, pgno: Pgno) -> Source {
-    core.log_frame(pgno).map_or(Source::Database, Source::Log)
+fn source(core: &Core, pgno: Pgno, places: Places) -> Source {
+    core.log_frame(pgno, places).map_or(Source::Database, Source::Log)
 }
 
 fn snapshot_header(core: &Core) -> Bytes {

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
@@ -11,9 +11,7 @@ use super::commit_log::{CommitLog, Entry};
 use super::core::{Core, News};
 use super::feed2022;
 use super::replicas::{ReplicaRow, Replicas};
-use crate::base::{Error, FrameNo, PageSize, Position, Result, limits};
-use crate::format::wal::frame_offset;
-use crate::format::walindex::lock;
+use crate::base::{Error, PageSize, Position, Result, limits};
 use crate::sqlite::{Connection, Host, OpenMode, guarded};
 use crate::store::{Sidecar, SidecarLock};
 
@@ -27,8 +25,10 @@ const NAP: Duration = Duration::from_micros(500);
 const LONGEST_NAP: Duration = Duration::from_millis(10);
 /// How long after a commit the short pause is kept.
 const BUSY: Duration = Duration::from_millis(500);
-/// After this long without a commit the read lock is moved to the newest one, so that no checkpoint is held up by it.
+/// After this long without a commit there is time for a checkpoint.
 const QUIET: Duration = Duration::from_millis(3);
+/// How long a checkpoint of a writer is waited for, to let it restart the WAL right after.
+const CHECKPOINT: Duration = Duration::from_millis(20);
 /// Largest pause after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 
@@ -91,8 +91,6 @@ pub struct Primary {
     bytes: AtomicU64,
     failing: AtomicBool,
     last_error: Mutex<Option<String>>,
-    /// WAL size in frames at which the next inline checkpoint is tried.
-    next_inline: AtomicU32,
     thread: Mutex<Option<JoinHandle<()>>>,
     _lock: SidecarLock,
 }
@@ -131,7 +129,6 @@ impl Primary {
             bytes: AtomicU64::new(0),
             failing: AtomicBool::new(false),
             last_error: Mutex::default(),
-            next_inline: AtomicU32::new(0),
             thread: Mutex::default(),
             _lock: lock,
         });
@@ -186,13 +183,12 @@ impl Primary {
     /// What the status table tells.
     pub fn status(&self) -> Status {
         let core = self.lock_core();
-        let wal_bytes = core.idle().wal().and_then(|wal| wal.size());
         Status {
             position: core.position_now().ok(),
             commits: self.commits.load(Relaxed),
             pages: self.pages.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
-            wal_bytes: wal_bytes.unwrap_or(0),
+            wal_bytes: core.wal_bytes(),
             last_error: locked(&self.last_error).clone(),
             failing: self.failing.load(Relaxed),
         }
@@ -206,9 +202,8 @@ impl Primary {
                 let _ = host.checkpoint(schema);
             }
         } else if frames >= auto_checkpoint {
-            self.checkpoint_inline(host, schema, frames, auto_checkpoint);
+            self.checkpoint_inline(host, schema);
         } else {
-            self.next_inline.store(0, Relaxed);
             self.wake.ring();
         }
     }
@@ -227,27 +222,22 @@ impl Primary {
         self.stop.load(Relaxed)
     }
 
-    /// The checkpoint that SQLite would run in the writer's thread, with the read lock moved out of its way before and to
-    /// where the WAL can be restarted after. Left to the tail when somebody else has the core: the writer waits for nobody.
-    fn checkpoint_inline(&self, host: Host, schema: &str, frames: u32, auto_checkpoint: u32) {
-        let due = self.next_inline.load(Relaxed);
-        if due > frames && due <= frames.saturating_add(auto_checkpoint) {
-            return self.wake.ring();
-        }
-        self.next_inline.store(frames.saturating_add(auto_checkpoint / 8 + 1), Relaxed);
-        if !self.try_hand_over() {
-            return self.wake.ring();
-        }
+    /// The checkpoint that SQLite would run in the writer's thread, after which the next writer may restart the WAL as it
+    /// would without us. Left to the tail when that has the core just now: the writer waits for nobody.
+    fn checkpoint_inline(&self, host: Host, schema: &str) {
         let _ = host.checkpoint(schema);
-        if !self.try_hand_over() {
+        let allowed =
+            self.core.try_lock().is_ok_and(|mut core| self.noted(self.allow_restart(&mut core)) == Some(true));
+        if !allowed {
             self.wake.ring();
         }
     }
 
-    fn try_hand_over(&self) -> bool {
-        let Ok(mut core) = self.core.try_lock() else { return false };
-        let done = core.hand_over(|core, news| self.publish(core, &news));
-        self.noted(done).is_some()
+    /// Takes in what is new, and allows the WAL to be restarted if all of it is in the database. Whether it may be now.
+    fn allow_restart(&self, core: &mut Core) -> Result<bool> {
+        self.look(core)?;
+        let state = core.look()?;
+        core.allow_restart(&state)
     }
 
     /// Takes in what is new and puts it up for the feeds. Whether there was anything.
@@ -325,12 +315,9 @@ impl Tail {
     fn run(mut self) {
         let (mut nap, mut gather) = (NAP, GATHER);
         while !self.primary.is_stopped() {
-            let before = self.primary.commits.load(Relaxed);
             let turn = guarded(|| self.turn());
             let failed = turn.is_err();
-            let news = self.primary.noted(turn).unwrap_or(false);
-            if news {
-                let commits = self.primary.commits.load(Relaxed) - before;
+            if let Some(commits) = self.primary.noted(turn).flatten() {
                 gather = if commits >= MANY { (gather * 2).min(LONGEST_GATHER) } else { GATHER };
                 nap = NAP;
                 std::thread::sleep(gather);
@@ -344,65 +331,60 @@ impl Tail {
         }
     }
 
-    /// One look. Whether there was anything new.
-    fn turn(&mut self) -> Result<bool> {
+    /// One look. How many commits were new.
+    fn turn(&mut self) -> Result<Option<u64>> {
         let primary = Arc::clone(&self.primary);
+        let before = primary.commits.load(Relaxed);
         let mut core = primary.lock_core();
         let news = primary.look(&mut core)?;
-        if news {
-            self.last_news = Instant::now();
-        }
-        let quiet = self.last_news.elapsed() >= QUIET;
         let state = core.look()?;
-        if quiet && core.holds_others_up(&state) {
-            core.hand_over(|core, news| primary.publish(core, &news))?;
+        if core.holds_others_up(&state) {
+            core.allow_restart(&state)?;
         }
         let frames = core.seen().last.0;
         drop(core);
-        self.keep_wal_short(frames, quiet)?;
-        Ok(news)
+        if news {
+            self.last_news = Instant::now();
+        }
+        self.keep_wal_short(frames)?;
+        Ok(news.then(|| primary.commits.load(Relaxed) - before))
     }
 
-    /// Checkpoints when the WAL has grown. Before writers would do so themselves if there is time now, and in any case
-    /// some way past that, since they cannot finish it while the read lock is at an older commit.
-    fn keep_wal_short(&mut self, frames: u32, quiet: bool) -> Result<()> {
+    /// Sees to it that a WAL that has grown is checkpointed and restarted, though writers would do so themselves: before they
+    /// have to if there is time now; and else so that they can when they do.
+    fn keep_wal_short(&mut self, frames: u32) -> Result<()> {
         let due = self.primary.options.checkpoint_frames;
         let early = due - due / 4;
         if frames < early {
             self.next_checkpoint = 0;
             return Ok(());
         }
-        let bytes = frame_offset(FrameNo(frames).next(), self.primary.page_size);
-        if bytes >= self.primary.options.wal_limit && frames >= self.next_checkpoint {
-            self.next_checkpoint = frames.saturating_add(due);
-            return self.checkpoint_under_lock();
+        let since = self.last_news.elapsed();
+        if since < QUIET {
+            return if frames >= due { self.wait_for_checkpoint() } else { Ok(()) };
         }
-        let soon = if quiet { early } else { due.saturating_add(due / 4) };
-        if frames < soon || frames < self.next_checkpoint {
+        if frames < self.next_checkpoint {
             return Ok(());
         }
-        self.next_checkpoint = frames.saturating_add(due);
-        self.hand_over()?;
+        self.next_checkpoint = frames.saturating_add(due / 4 + 1);
         self.checkpointer.checkpoint()?;
-        self.hand_over()
+        self.primary.allow_restart(&mut self.primary.lock_core()).map(drop)
     }
 
-    /// The last resort against writers that never pause: the bulk of the WAL is copied first, then what they added meanwhile
-    /// under the write lock, which takes as long as one sync.
-    fn checkpoint_under_lock(&mut self) -> Result<()> {
-        self.hand_over()?;
-        self.checkpointer.checkpoint()?;
-        let index = self.checkpointer.wal_index()?;
-        let Some(_lock) = patiently(|| index.try_lock(lock::WRITE, 1))? else { return Ok(()) };
-        self.hand_over()?;
-        // A writer that is just checkpointing for itself gets in the way once at most: it cannot commit again.
-        let done = patiently(|| self.primary.lock_core().idle().checkpoint())?;
-        log::debug!("checkpoint under the write lock: {done:?}");
-        self.hand_over()
-    }
-
-    fn hand_over(&self) -> Result<()> {
-        self.primary.lock_core().hand_over(|core, news| self.primary.publish(core, &news))
+    /// A writer that commits without a pause checkpoints in between, and goes on microseconds later. That is when it must be
+    /// allowed to restart the WAL: after its next commit, not all of it is in the database again.
+    fn wait_for_checkpoint(&self) -> Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < CHECKPOINT {
+            let mut core = self.primary.lock_core();
+            let state = core.look()?;
+            if core.is_news(&state) || core.allow_restart(&state)? {
+                break;
+            }
+            drop(core);
+            std::thread::yield_now();
+        }
+        Ok(())
     }
 
     fn sleep(&self, time: Duration) {
@@ -410,17 +392,6 @@ impl Tail {
         sleeping.store(true, Relaxed);
         std::thread::park_timeout(time);
         sleeping.store(false, Relaxed);
-    }
-}
-
-/// Asks for something that others hold for moments only, again and again for a tenth of a second.
-fn patiently<T>(mut ask: impl FnMut() -> Result<Option<T>>) -> Result<Option<T>> {
-    let deadline = Instant::now() + limits::LOCK_PATIENCE / 50;
-    loop {
-        match ask()? {
-            None if Instant::now() < deadline => std::thread::yield_now(),
-            answer => return Ok(answer),
-        }
     }
 }
 

@@ -24,6 +24,6 @@ pub use function::{Call, Output, define_function};
 pub use guard::guarded;
 pub use host::{CommitHook, Host};
 pub use process::{PerProcess, at_exit};
-pub use shm::{Held, WalIndex};
+pub use shm::{Held, LockMode, WalIndex};
 pub use table::{Cells, Table, define_table};
 pub use value::Value;

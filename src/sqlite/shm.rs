@@ -11,8 +11,27 @@ use crate::format::walindex::{HEADER_WORDS, REGION_SIZE};
 
 const SHM_UNLOCK: c_int = 1;
 const SHM_LOCK: c_int = 2;
+const SHM_SHARED: c_int = 4;
 const SHM_EXCLUSIVE: c_int = 8;
 const BUSY: c_int = 5;
+
+/// How a lock is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LockMode {
+    /// With others.
+    Shared,
+    /// By one alone.
+    Exclusive,
+}
+
+impl LockMode {
+    fn flag(self) -> c_int {
+        match self {
+            LockMode::Shared => SHM_SHARED,
+            LockMode::Exclusive => SHM_EXCLUSIVE,
+        }
+    }
+}
 
 /// The wal-index of a database, valid while its connection is borrowed.
 ///
@@ -77,6 +96,22 @@ impl<'c> WalIndex<'c> {
             BUSY => Ok(None),
             rc => check("locking the wal-index", rc).map(|()| None),
         }
+    }
+
+    /// Takes lock number `slot` until it is given back or the connection closes. False when somebody else is in the way.
+    ///
+    /// The connection's pager does not know of it: the connection must not need that lock for a transaction meanwhile.
+    pub fn take(&self, slot: i32, mode: LockMode) -> Result<bool> {
+        match self.shm_lock(slot, 1, SHM_LOCK | mode.flag()) {
+            OK => Ok(true),
+            BUSY => Ok(false),
+            rc => check("locking the wal-index", rc).map(|()| false),
+        }
+    }
+
+    /// Gives a lock back that was taken with [`WalIndex::take`] in the same mode.
+    pub fn give_back(&self, slot: i32, mode: LockMode) -> Result<()> {
+        check("unlocking the wal-index", self.shm_lock(slot, 1, SHM_UNLOCK | mode.flag()))
     }
 
     fn shm_lock(&self, first: i32, n: i32, flags: c_int) -> c_int {
