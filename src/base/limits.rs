@@ -27,7 +27,7 @@ pub const CHECKPOINT_FRAMES: u32 = 1000;
 /// most of the price of applying small commits.
 pub const REPLICA_CHECKPOINT_FRAMES: u32 = 4000;
 
-/// WAL size past which a primary takes the write lock for a moment to get the WAL checkpointed, in bytes.
+/// WAL size past which a snapshot that keeps the WAL from being restarted is given up, in bytes.
 pub const WAL_LIMIT_BYTES: u64 = 64 << 20;
 
 /// How often an idle stream says that it is alive, and where its primary is.

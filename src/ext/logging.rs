@@ -1,4 +1,10 @@
 //! Where the library's log goes: warnings to SQLite's error log, and what `LITESTREAM_LOG` asks for to stderr.
+//!
+//! The host's log callback may use what is gone once its `main` returns; the sqlite3 shell's does. So only the host's own
+//! calls hand anything to SQLite: what the library's threads say waits for the next of them.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use once_cell::sync::OnceCell;
@@ -8,18 +14,30 @@ use crate::sqlite::log_to_sqlite;
 /// Result codes of SQLite for its log (<https://www.sqlite.org/rescode.html>).
 const SQLITE_NOTICE: i32 = 27;
 const SQLITE_WARNING: i32 = 28;
+/// Lines that wait at most; the oldest go first.
+const WAITING: usize = 100;
 
 struct Logger {
     to_stderr: LevelFilter,
+    waiting: Mutex<VecDeque<(i32, String)>>,
 }
 
 static LOGGER: OnceCell<Logger> = OnceCell::new();
 
 /// Starts logging; does nothing the second time.
 pub fn start() {
-    let logger = LOGGER.get_or_init(|| Logger { to_stderr: wanted() });
+    let logger = LOGGER.get_or_init(|| Logger { to_stderr: wanted(), waiting: Mutex::default() });
     if log::set_logger(logger).is_ok() {
         log::set_max_level(logger.to_stderr.max(LevelFilter::Warn));
+    }
+}
+
+/// Hands SQLite what waits. Only from a call of the host.
+pub fn hand_over() {
+    let Some(logger) = LOGGER.get() else { return };
+    let waiting = std::mem::take(&mut *logger.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+    for (code, line) in waiting {
+        log_to_sqlite(code, &line);
     }
 }
 
@@ -40,12 +58,16 @@ impl Log for Logger {
         }
         let text = record.args().to_string();
         let line = if text.starts_with("litestream") { text } else { format!("litestream: {text}") };
-        if record.level() <= Level::Warn {
-            let code = if record.level() == Level::Error { SQLITE_WARNING } else { SQLITE_NOTICE };
-            log_to_sqlite(code, &line);
-        }
         if record.level() <= self.to_stderr {
             eprintln!("{} {line}", record.level().as_str().to_lowercase());
+        }
+        if record.level() <= Level::Warn {
+            let code = if record.level() == Level::Error { SQLITE_WARNING } else { SQLITE_NOTICE };
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if waiting.len() == WAITING {
+                waiting.pop_front();
+            }
+            waiting.push_back((code, line));
         }
     }
 

@@ -55,7 +55,9 @@ pub fn register(host: Host) -> Result<()> {
 fn run(body: Function, call: &Call, session: &Weak<Session>) -> Result<Output> {
     let session =
         session.upgrade().ok_or_else(|| Error::new(Kind::Internal, "litestream: this connection is closing"))?;
-    body(call, &session, registry()?)
+    let done = body(call, &session, registry()?);
+    logging::hand_over();
+    done
 }
 
 fn own_version(_: &Call, _: &Session, _: &Registry) -> Result<Output> {

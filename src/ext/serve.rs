@@ -65,7 +65,10 @@ fn check_servable(host: Host, schema: &str, name: &str) -> Result<()> {
     if host.is_read_only(schema)? {
         return Err(Error::new(
             Kind::ReadOnly,
-            format!("litestream: {name} is open read-only; serving takes read locks, which need a writable database"),
+            format!(
+                "litestream: {name} is read-only, opened so or a replica; serve a database opened for writing, or make a \
+                 replica one with litestream_promote() first"
+            ),
         ));
     }
     let quoted = schema.replace('"', "\"\"");

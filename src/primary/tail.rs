@@ -29,6 +29,8 @@ const BUSY: Duration = Duration::from_millis(500);
 const QUIET: Duration = Duration::from_millis(3);
 /// How long a checkpoint of a writer is waited for, to let it restart the WAL right after.
 const CHECKPOINT: Duration = Duration::from_millis(20);
+/// How often the position in the sidecar follows that of the database.
+const SHOW: Duration = Duration::from_millis(100);
 /// Largest pause after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 
@@ -37,7 +39,7 @@ const AFTER_ERROR: Duration = Duration::from_millis(200);
 pub struct Options {
     /// WAL size at which it is checkpointed, in frames.
     pub checkpoint_frames: u32,
-    /// WAL size at which the write lock is taken for a moment to get it checkpointed, in bytes.
+    /// WAL size past which a snapshot for a replica of 2022, which keeps it from being restarted, is given up, in bytes.
     pub wal_limit: u64,
     /// How often an idle stream shows that it is alive.
     pub heartbeat: Duration,
@@ -105,7 +107,8 @@ impl Primary {
     /// Begins to serve the database at `path`, opened through the VFS named `vfs`.
     pub fn start(path: &Path, vfs: &CStr, options: Options) -> Result<Arc<Primary>> {
         let core = Core::open(path, vfs)?;
-        let lock = Sidecar::of(path).lock("serve it")?;
+        let sidecar = Sidecar::of(path);
+        let lock = sidecar.lock("serve it")?;
         let checkpointer = Connection::open(path, vfs, OpenMode::Existing)?;
         // A connection opens the WAL when it first reads; before that SQLite takes its checkpoints for nothing to do.
         checkpointer.pin()?;
@@ -132,7 +135,15 @@ impl Primary {
             thread: Mutex::default(),
             _lock: lock,
         });
-        let tail = Tail { primary: Arc::clone(&primary), checkpointer, last_news: Instant::now(), next_checkpoint: 0 };
+        sidecar.show_position(&reached)?;
+        let tail = Tail {
+            primary: Arc::clone(&primary),
+            checkpointer,
+            sidecar,
+            shown: (reached, Instant::now()),
+            last_news: Instant::now(),
+            next_checkpoint: 0,
+        };
         let spawned = std::thread::Builder::new().name("litestream-tail".into()).spawn(move || tail.run());
         let handle = spawned.map_err(|e| Error::io("litestream: starting a thread", &e))?;
         *locked(&primary.wake.thread) = Some(handle.thread().clone());
@@ -307,6 +318,9 @@ impl Wake {
 struct Tail {
     primary: Arc<Primary>,
     checkpointer: Connection,
+    sidecar: Sidecar,
+    /// The position others see in the sidecar, and since when.
+    shown: (Position, Instant),
     last_news: Instant,
     next_checkpoint: u32,
 }
@@ -329,6 +343,8 @@ impl Tail {
             self.sleep(nap);
             nap = if self.last_news.elapsed() < BUSY { NAP } else { (nap * 2).min(LONGEST_NAP) };
         }
+        // The generation ends here, and with it the meaning of its positions.
+        self.primary.noted(self.sidecar.forget_position());
     }
 
     /// One look. How many commits were new.
@@ -341,13 +357,22 @@ impl Tail {
         if core.holds_others_up(&state) {
             core.allow_restart(&state)?;
         }
-        let frames = core.seen().last.0;
+        let (frames, position) = (core.seen().last.0, core.position());
         drop(core);
+        self.show(position)?;
         if news {
             self.last_news = Instant::now();
         }
         self.keep_wal_short(frames)?;
         Ok(news.then(|| primary.commits.load(Relaxed) - before))
+    }
+
+    fn show(&mut self, position: Position) -> Result<()> {
+        if position == self.shown.0 || self.shown.1.elapsed() < SHOW {
+            return Ok(());
+        }
+        self.shown = (position, Instant::now());
+        self.sidecar.show_position(&position)
     }
 
     /// Sees to it that a WAL that has grown is checkpointed and restarted, though writers would do so themselves: before they

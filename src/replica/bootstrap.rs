@@ -1,7 +1,7 @@
 //! A new replica, written straight into its file.
 //!
-//! Nobody can read the file meanwhile: it is locked exclusively. Page 1 comes last, after all else is durable, so that a
-//! file that was not finished starts with zeros and is no database to anyone; the next attempt begins again.
+//! Nobody can read the file meanwhile: it is locked exclusively. Page 1 comes last, after all else is durable, so that what
+//! a crash leaves of it starts with zeros and is no database to anyone; the next attempt begins again.
 
 use super::stage::mark;
 use crate::base::{Error, Kind, PageSize, Pgno, Result};
@@ -13,6 +13,7 @@ pub(super) struct Bootstrap<'c> {
     size: PageSize,
     read_only: bool,
     page_one: Option<Vec<u8>>,
+    finished: bool,
     _lock: Exclusive<'c>,
 }
 
@@ -28,7 +29,7 @@ impl<'c> Bootstrap<'c> {
             e.within("a new replica needs its file for itself; end transactions and close other connections on it")
         })?;
         file.truncate(0)?;
-        Ok(Bootstrap { file, size, read_only, page_one: None, _lock: lock })
+        Ok(Bootstrap { file, size, read_only, page_one: None, finished: false, _lock: lock })
     }
 
     /// Writes `images`, the consecutive pages from `first` on.
@@ -51,7 +52,19 @@ impl<'c> Bootstrap<'c> {
         mark(&mut page_one, self.read_only);
         self.file.truncate(u64::from(pages) * u64::from(self.size.get()))?;
         self.file.sync()?;
+        self.finished = true;
         self.file.write(0, &page_one)?;
         self.file.sync()
+    }
+}
+
+impl Drop for Bootstrap<'_> {
+    /// A file that came to nothing is empty again, as it was for everybody who looks at it.
+    fn drop(&mut self) {
+        if !self.finished
+            && let Err(error) = self.file.truncate(0)
+        {
+            log::warn!("emptying a replica that was not finished: {error}");
+        }
     }
 }

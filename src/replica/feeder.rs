@@ -188,16 +188,22 @@ impl<'p> Feeder<'p> {
             self.durable = None;
         }
         self.database.commit(pending, pages, self.stop)?;
-        self.replaces = false;
         self.arrive(position, time, 1, count);
         self.database.keep_wal_short()?;
-        self.make_durable_if_due()
+        if std::mem::take(&mut self.replaces) { self.make_durable() } else { self.make_durable_if_due() }
     }
 
     /// The replica equals its upstream at `position`, with `pages` pages having been applied to get there.
     pub fn arrive(&mut self, position: Position, time: Option<i64>, commits: u64, pages: u64) {
         self.position = Some(position);
         self.progress.reached(position, time, commits, pages);
+    }
+
+    /// A new replica was written up to `position`.
+    pub fn made(&mut self, position: Position, time: Option<i64>, pages: u32) -> Result<()> {
+        self.replaces = false;
+        self.arrive(position, time, 1, u64::from(pages));
+        self.make_durable()
     }
 
     /// Makes what was applied durable, and then the position.
@@ -240,6 +246,10 @@ impl<'p> Feeder<'p> {
             self.position = None;
             self.sidecar.forget()?;
             return Ok(());
+        }
+        if self.known_url.is_none() {
+            // The position of a primary that was served from here, or of nothing.
+            self.position = None;
         }
         if self.position.is_none() && !self.same_upstream && !self.options.overwrite {
             return Err(Error::new(

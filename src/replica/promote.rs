@@ -31,5 +31,5 @@ fn is_replica(database: &Database, sidecar: &Sidecar) -> Result<bool> {
     }
     let size = database.page_size()?;
     let page = read_page(&database.connection, Pgno::ONE, size)?;
-    Ok(sidecar.position().is_some() || super::stage::is_marked(&page))
+    Ok(sidecar.upstream().is_some() || super::stage::is_marked(&page))
 }

@@ -72,8 +72,7 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
     coverage.check(commit.pages, begin.page_size)?;
     file.finish(commit.pages)?;
     log::info!("new replica at {position}: {} pages", commit.pages);
-    feeder.arrive(position, Some(commit.time), 1, u64::from(commit.pages));
-    feeder.make_durable()
+    feeder.made(position, Some(commit.time), commit.pages)
 }
 
 /// Where the stream is within a commit.
@@ -113,6 +112,7 @@ impl Session {
                 if self.pending.is_empty() {
                     feeder.arrive(header.position, Some(time), 0, 0);
                     feeder.make_durable_if_due()?;
+                    feeder.count(records.bytes);
                 }
             }
             Type::Begin => {

@@ -35,8 +35,7 @@ pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Op
     let mut log = Log::new(size, first.position.generation, if snapshot { None } else { feeder.position() });
     if feeder.is_new()? {
         let (position, pages) = bootstrap(feeder, &mut log, &mut records, &first)?;
-        feeder.arrive(position, None, 1, u64::from(pages));
-        feeder.make_durable()?;
+        feeder.made(position, None, pages)?;
     }
     let mut session = Session { log, pending: feeder.pending(size)?, reached: None, from_snapshot: false };
     match feeder.position() {

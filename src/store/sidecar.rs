@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `position` | one line, `generation/index:offset`; never ahead of what is durable in the database |
+//! | `position` | one line, `generation/index:offset`; of a replica never ahead of what is durable in it, of a primary while it is served |
 //! | `upstream` | one line, the URL a replica follows |
 //! | `lock` | the process id of whoever serves or feeds the database, locked while it does |
 //!
@@ -76,6 +76,13 @@ impl Sidecar {
     /// Records the position. What it speaks of must be durable already.
     pub fn set_position(&self, position: &Position) -> Result<()> {
         self.replace("position", &position.to_string())
+    }
+
+    /// Shows the position of a primary, for people and other processes. Nothing depends on it, so it is not made durable.
+    pub fn show_position(&self, position: &Position) -> Result<()> {
+        let (beside, path) = (self.folder.join("position.tmp"), self.folder.join("position"));
+        let written = fs::write(&beside, format!("{position}\n")).and_then(|()| fs::rename(&beside, &path));
+        written.map_err(|e| Error::io(format!("litestream: writing {}", path.display()), &e))
     }
 
     /// Records the upstream.
