@@ -40,8 +40,9 @@ struct Way {
 }
 
 const PLAIN: Way = Way { title: "plain SQLite executes them", request: "execute", how: "" };
-const APPLIES: [Way; 3] = [
-    Way { title: "litestream_apply_wal, a blob for each commit", request: "apply", how: "commit" },
+const APPLIES: [Way; 4] = [
+    Way { title: "litestream_apply_wal, a blob for each commit", request: "apply", how: "1" },
+    Way { title: "litestream_apply_wal, a blob for each 1,000 commits", request: "apply", how: "1000" },
     Way { title: "litestream_apply_wal, the whole WAL at once", request: "apply", how: "whole" },
     Way { title: "litestream_apply_frame", request: "apply", how: "frame" },
 ];
@@ -59,7 +60,7 @@ struct Times {
 /// Takes the measurement.
 pub fn take(bench: &mut Bench) -> Result<()> {
     let recorded = record(bench)?;
-    let mut times: [Times; 5] = Default::default();
+    let mut times: [Times; 6] = Default::default();
     for _ in 0..bench.options.runs {
         for (way, times) in [PLAIN].iter().chain(&APPLIES).chain(&[WRITE]).zip(&mut times) {
             let (loop_ns, whole_ns) = run(bench, way, &recorded)?;
@@ -121,7 +122,7 @@ fn run(bench: &Bench, way: &Way, recorded: &Recorded) -> Result<(u64, u64)> {
     Ok((number(&taken, "loop_ns")?, number(&taken, "whole_ns")?))
 }
 
-fn report(bench: &mut Bench, recorded: &Recorded, times: &[Times; 5]) -> Result<()> {
+fn report(bench: &mut Bench, recorded: &Recorded, times: &[Times; 6]) -> Result<()> {
     let (transactions, frames) = (recorded.transactions as f64, recorded.frames as f64);
     let table = &mut bench.table;
     table.section(&format!(
@@ -164,22 +165,22 @@ pub fn execute(request: &Value, connection: &mut Connection) -> Result<Value> {
 /// Worker: applies the recorded WAL.
 pub fn apply(request: &Value, connection: &mut Connection) -> Result<Value> {
     let recording = Recording::read(text(request, "wal")?.as_ref())?;
-    let commits = recording.separate_commits();
+    let how = text(request, "how")?;
+    let blobs = how.parse().map_or_else(|_| Vec::new(), |commits| recording.in_parts(commits));
     let mut apply_wal = connection.prepare("SELECT litestream_apply_wal(?1)")?;
     let mut apply_frame = connection.prepare("SELECT litestream_apply_frame(?1, ?2, ?3)")?;
     let apply_all = || -> Result<()> {
-        match text(request, "how")?.as_str() {
-            "commit" => {
-                for commit in commits {
-                    apply_wal.query_row([commit], |_| Ok(()))?;
-                }
-            }
+        for blob in &blobs {
+            apply_wal.query_row([blob], |_| Ok(()))?;
+        }
+        match how.as_str() {
             "whole" => apply_wal.query_row([&recording.bytes], |_| Ok(()))?,
-            _ => {
+            "frame" => {
                 for (number, commit, page) in recording.frames() {
                     apply_frame.query_row(params![number, commit, page], |_| Ok(()))?;
                 }
             }
+            _ => {}
         }
         Ok(())
     };

@@ -54,15 +54,20 @@ impl Recording {
         ends.map(|end| std::mem::replace(&mut begin, end)..end).collect()
     }
 
-    /// Each commit as a WAL of its own: the same header before it, and its frames with the checksums to go with that.
-    pub fn separate_commits(&self) -> Vec<Vec<u8>> {
-        let header = &self.bytes[..HEADER];
-        let start = (two_words(&header[AT_CHECKSUM..], big_endian), header);
-        self.commits().into_iter().map(|commit| self.separate(start, &self.bytes[commit])).collect()
+    /// Every so many commits as a WAL of their own: the same header before them, and the checksums to go with that.
+    pub fn in_parts(&self, commits: usize) -> Vec<Vec<u8>> {
+        let mut parts = Vec::new();
+        for some in self.commits().chunks(commits) {
+            if let (Some(first), Some(last)) = (some.first(), some.last()) {
+                parts.push(self.part(&self.bytes[first.start.max(HEADER)..last.end]));
+            }
+        }
+        parts
     }
 
-    fn separate(&self, (mut checksum, header): ([u32; 2], &[u8]), commit: &[u8]) -> Vec<u8> {
-        let frames = commit.strip_prefix(header).unwrap_or(commit);
+    fn part(&self, frames: &[u8]) -> Vec<u8> {
+        let header = &self.bytes[..HEADER];
+        let mut checksum = two_words(&header[AT_CHECKSUM..], big_endian);
         let mut wal = header.to_vec();
         for frame in frames.chunks_exact(self.frame_size) {
             let (head, page) = frame.split_at(FRAME_HEADER);
