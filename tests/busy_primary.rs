@@ -1,0 +1,283 @@
+//! Primaries that are written to by several processes, checkpointed and vacuumed meanwhile: nothing is missed, nobody waits,
+//! and the WAL stays bounded.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::io::Read;
+
+use support::*;
+
+/// `index` of a position `generation/index:offset`.
+fn index(position: &str) -> u64 {
+    u64::from_str_radix(&position[17..33], 16).unwrap_or_else(|e| panic!("{position}: {e}"))
+}
+
+/// A primary with a bank in it, in a shell, and its URL.
+fn serving(temp: &Temp, ballast: u32, options: &str) -> (Shell, String) {
+    let mut primary = Shell::open(&temp.path("primary.db"));
+    primary.run(".timeout 60000");
+    primary.run(&format!("PRAGMA journal_mode = wal; {}", bank::create(ballast, 4096)));
+    primary.run("CREATE TABLE log(writer INTEGER, step INTEGER, PRIMARY KEY (writer, step)) WITHOUT ROWID");
+    let url = primary.ask(&format!("SELECT litestream_serve('127.0.0.1:0', '{options}')"));
+    (primary, url)
+}
+
+fn following(temp: &Temp, url: &str) -> Shell {
+    let mut replica = Shell::open(&temp.path("replica.db"));
+    replica.run(&format!("SELECT litestream_follow('{url}')"));
+    replica
+}
+
+/// Commits that the primary has seen.
+fn commits(primary: &mut Shell) -> u64 {
+    primary.ask("SELECT commits FROM litestream_status").parse().unwrap()
+}
+
+/// Waits for the replica and fails unless it has what the primary has. Gives the position.
+fn assert_arrives(temp: &Temp, primary: &mut Shell, replica: &mut Shell) -> String {
+    let position = primary.ask("SELECT litestream_position()");
+    assert_eq!(replica.ask(&format!("SELECT litestream_wait('{position}', 60000)")), "1");
+    assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
+    bank::Witness::default().see(&replica.ask(&bank::judge("integrity_check")));
+    position
+}
+
+/// A stock shell that writes, checkpoints often by itself, and waits for other writers.
+fn writer(temp: &Temp) -> Shell {
+    let mut shell = Shell::stock(&temp.path("primary.db"));
+    shell.run(".timeout 60000");
+    shell.run("PRAGMA wal_autocheckpoint = 20");
+    shell
+}
+
+/// SQL of one transaction of a writer, which leaves a trace of its own.
+fn logged_step(writer: u64, step: u64) -> String {
+    let mut sql = bank::step(writer * 1_000_000 + step, (step % 30) as u32);
+    sql.insert_str(sql.len() - "COMMIT;".len(), &format!("INSERT INTO log VALUES ({writer}, {step}); "));
+    sql
+}
+
+#[test]
+fn nothing_is_missed_across_hundreds_of_wal_resets_with_several_writers_checkpoints_and_vacuum() {
+    const ROUNDS: u64 = 220;
+    const WRITERS: u64 = 3;
+    const STEPS: u64 = 3;
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp, 60, "{\"checkpoint_frames\": 20}");
+    let mut replica = following(&temp, &url);
+    let (began, before) = (primary.ask("SELECT litestream_position()"), commits(&mut primary));
+    let mut writers: Vec<Shell> = (0..WRITERS).map(|_| writer(&temp)).collect();
+    let mut checkpointer = writer(&temp);
+    for round in 0..ROUNDS {
+        // All at once: each writes its transactions while the others do, and a checkpoint gets in between.
+        for (number, shell) in (0..).zip(&mut writers) {
+            let mut sql: String = (0..STEPS).map(|step| logged_step(number, round * STEPS + step)).collect();
+            if round % 50 == number {
+                sql.push_str("VACUUM;");
+            }
+            shell.send(&sql);
+        }
+        checkpointer.send("PRAGMA wal_checkpoint(RESTART)");
+        for shell in writers.iter_mut().chain([&mut checkpointer]) {
+            shell.receive().unwrap();
+        }
+        // SQLite does not wait for a checkpoint that somebody else is running.
+        until("a checkpoint empties the WAL", || match checkpointer.ask("PRAGMA wal_checkpoint(TRUNCATE)") {
+            done if done == "0|0|0" => Ok(()),
+            busy => Err(busy),
+        });
+    }
+    let ended = assert_arrives(&temp, &mut primary, &mut replica);
+    assert_eq!(replica.ask("SELECT count(*) FROM log"), (ROUNDS * WRITERS * STEPS).to_string());
+    let resets = index(&ended) - index(&began);
+    assert!(resets >= ROUNDS, "the WAL was reset {resets} times");
+    let vacuums = (0..ROUNDS).filter(|round| round % 50 < WRITERS).count() as u64;
+    assert_eq!(commits(&mut primary) - before, ROUNDS * WRITERS * STEPS + vacuums, "commits seen of those made");
+}
+
+#[test]
+fn nothing_is_missed_of_writers_that_never_pause() {
+    const WRITERS: u64 = 3;
+    const STEPS: u64 = 400;
+    // With a WAL that may grow, and with one that is cut short by force.
+    for wal_limit in [64 << 20, 400_000] {
+        let temp = Temp::new();
+        let options = format!("{{\"checkpoint_frames\": 20, \"wal_limit\": {wal_limit}}}");
+        let (mut primary, url) = serving(&temp, 60, &options);
+        let mut replica = following(&temp, &url);
+        let (began, before) = (primary.ask("SELECT litestream_position()"), commits(&mut primary));
+        std::thread::scope(|threads| {
+            for number in 0..WRITERS {
+                let temp = &temp;
+                threads.spawn(move || {
+                    let mut shell = writer(temp);
+                    (0..STEPS).for_each(|step| shell.run(&logged_step(number, step)));
+                });
+            }
+        });
+        let ended = assert_arrives(&temp, &mut primary, &mut replica);
+        assert_eq!(replica.ask("SELECT count(*) FROM log"), (WRITERS * STEPS).to_string());
+        assert_eq!(commits(&mut primary) - before, WRITERS * STEPS, "commits seen of those made");
+        if wal_limit < 1 << 20 {
+            let resets = index(&ended) - index(&began);
+            assert!(resets >= 10, "a WAL that may have {wal_limit} bytes was reset {resets} times");
+        }
+    }
+}
+
+#[test]
+fn writers_that_never_pause_and_checkpoints_of_the_application_get_through() {
+    const WRITERS: u64 = 3;
+    const STEPS: u64 = 300;
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp, 60, "{\"checkpoint_frames\": 20}");
+    let mut replica = following(&temp, &url);
+    let before = commits(&mut primary);
+    std::thread::scope(|threads| {
+        let temp = &temp;
+        let write = move |number| {
+            let mut shell = writer(temp);
+            (0..STEPS).for_each(|step| shell.run(&logged_step(number, step)));
+        };
+        let writers: Vec<_> = (0..WRITERS).map(|number| threads.spawn(move || write(number))).collect();
+        let mut shell = writer(temp);
+        while !writers.iter().all(|writer| writer.is_finished()) {
+            // They may find the database busy; what counts is that they end, and do no harm.
+            shell.run("PRAGMA wal_checkpoint(TRUNCATE)");
+            shell.run("PRAGMA wal_checkpoint(RESTART)");
+        }
+    });
+    assert_arrives(&temp, &mut primary, &mut replica);
+    assert_eq!(commits(&mut primary) - before, WRITERS * STEPS, "commits seen of those made");
+}
+
+#[test]
+fn a_lone_writer_never_finds_the_database_locked() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp, 4000, "{}");
+    let mut replica = following(&temp, &url);
+    // Without a busy timeout, as SQLite comes: 16 MB a transaction, one after another, in another process.
+    let mut lone = Shell::stock(&temp.path("primary.db"));
+    for step in 0..30 {
+        lone.run(&bank::step(step, 4000));
+    }
+    assert_arrives(&temp, &mut primary, &mut replica);
+}
+
+#[test]
+fn commits_of_the_serving_connection_itself_are_checkpointed_and_replicated() {
+    let temp = Temp::new();
+    let primary = loaded(&temp.path("primary.db"));
+    primary.run(&format!("PRAGMA journal_mode = wal; {}", bank::create(60, 4096)));
+    primary.run("PRAGMA wal_autocheckpoint = 100");
+    let url: String = primary.ask("SELECT litestream_serve('127.0.0.1:0', '{\"checkpoint_frames\": 100}')");
+    let began: String = primary.ask("SELECT litestream_position()");
+    let replica = loaded(&temp.path("replica.db"));
+    replica.ask::<String>(&format!("SELECT litestream_follow('{url}')"));
+    for step in 0..1500 {
+        primary.run(&bank::step(step, 20));
+    }
+    let ended: String = primary.ask("SELECT litestream_position()");
+    assert_eq!(replica.ask::<i64>(&format!("SELECT litestream_wait('{ended}', 60000)")), 1);
+    assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
+    assert!(index(&ended) > index(&began) + 10, "the WAL was reset from {began} to {ended}");
+    let frames = primary.ask::<i64>("SELECT wal_bytes FROM litestream_status WHERE role = 'primary'") / (4096 + 24);
+    assert!(frames < 5000, "the WAL has {frames} frames");
+}
+
+#[test]
+fn a_replica_that_reads_nothing_holds_nobody_up_and_the_wal_stays_bounded() {
+    let temp = Temp::new();
+    let limit = 4 << 20;
+    let (mut primary, url) = serving(&temp, 2000, &format!("{{\"wal_limit\": {limit}}}"));
+    let mut stuck = get(&url, "/stream", &[("Litestream-Stream-Version", "2")]);
+    assert_eq!(stuck.status, 200);
+    let mut other = writer(&temp);
+    let mut largest = 0;
+    for step in 0..60 {
+        // 8 MB each, by turns from the serving process and from another one.
+        let shell = if step % 2 == 0 { &mut primary } else { &mut other };
+        shell.run(&bank::step(step, 2000));
+        largest = largest.max(std::fs::metadata(temp.path("primary.db-wal")).unwrap().len());
+    }
+    // One transaction past the limit, and what comes in while it is dealt with.
+    assert!(largest < limit + 5 * 2000 * 4120, "the WAL grew to {largest} bytes while 480 MB were written");
+    let mut replica = Shell::open(&temp.path("replica.db"));
+    replica.run(&format!("SELECT litestream_pull('{url}')"));
+    assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
+    let mut first = [0; 40];
+    stuck.read_exact(&mut first).unwrap();
+    assert_eq!(first[..4], stream::BEGIN.to_be_bytes(), "the slow one still finds its stream");
+}
+
+#[test]
+fn a_replica_that_reads_slowly_ends_with_the_same() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp, 2000, "{}");
+    let mut replica = following(&temp, &url);
+    for round in 0..4u64 {
+        // It stands still while more is written than the primary keeps ready for it.
+        signal(replica.pid(), Signal::Stop);
+        for step in 0..8 {
+            primary.run(&bank::step(round * 8 + step, 2000));
+        }
+        primary.run("DELETE FROM ballast WHERE id > 1990; VACUUM");
+        signal(replica.pid(), Signal::Continue);
+        assert_arrives(&temp, &mut primary, &mut replica);
+    }
+    assert_eq!(replica.ask("SELECT reconnects FROM litestream_status"), "0", "all in one stream");
+}
+
+#[test]
+fn a_raw_client_sees_every_state_with_its_money_in_place() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp, 10, "{\"checkpoint_frames\": 50}");
+    let mut stream = get(&url, "/stream?path=primary.db", &[("Litestream-Stream-Version", "2")]);
+    assert_eq!((stream.status, stream.header("Litestream-Stream-Version")), (200, Some("2")));
+    assert_eq!(stream.header("Litestream-Page-Size"), Some("4096"));
+    let mut pages: Vec<Vec<u8>> = Vec::new();
+    let (mut positions, mut newest): (Vec<String>, i64) = (Vec::new(), 0);
+    const STEPS: i64 = 40;
+    for step in 0..STEPS {
+        primary.run(&bank::step(step as u64, (step % 10) as u32));
+        // One state a commit record: the records of a commit may come with others, but never in parts.
+        while newest < step + 1 {
+            let at = next_state(&mut stream, &mut pages);
+            let file = temp.path("state.db");
+            std::fs::write(&file, pages.concat()).unwrap();
+            let mut witness = bank::Witness::default();
+            witness.see(&stock(&file, &bank::judge("integrity_check")));
+            assert!(witness.newest >= newest, "count {} after {newest}", witness.newest);
+            newest = witness.newest;
+            positions.push(at.to_string());
+        }
+        assert_eq!(positions.last(), Some(&primary.ask("SELECT litestream_position()")), "of the state at step {step}");
+    }
+    assert!(positions.is_sorted(), "{positions:?}");
+    assert!(positions.len() > STEPS as usize / 2, "{} states in {STEPS} commits", positions.len());
+}
+
+/// Takes in records up to the next commit and gives its position.
+fn next_state(stream: &mut Response, database: &mut Vec<Vec<u8>>) -> stream::At {
+    loop {
+        let record = stream::Record::read(stream).expect("the stream goes on");
+        match record.kind {
+            stream::BEGIN | stream::HEARTBEAT => {}
+            stream::PAGES => {
+                let word = |n: usize| u32::from_be_bytes(record.payload[n * 4..n * 4 + 4].try_into().unwrap()) as usize;
+                let images = record.payload[4 + 4 * word(0)..].chunks_exact(4096);
+                for (n, image) in images.enumerate() {
+                    let pgno = word(1 + n);
+                    database.resize_with(database.len().max(pgno), || vec![0; 4096]);
+                    database[pgno - 1] = image.to_vec();
+                }
+            }
+            stream::COMMIT => {
+                database.truncate(u32::from_be_bytes(record.payload[..4].try_into().unwrap()) as usize);
+                return record.at();
+            }
+            other => panic!("record of type {other}"),
+        }
+    }
+}

@@ -1,0 +1,163 @@
+//! Readers of a replica, in other processes, while commits arrive: they never see an error, half a commit, or an older
+//! state after a newer one.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::{Scope, ScopedJoinHandle};
+
+use support::bank::Witness;
+use support::*;
+
+/// Rows of ballast, of about a page each: a transaction that changes all of them has some 5,000 pages.
+const BALLAST: u32 = 5_000;
+/// Pages changed by one commit after another.
+const SIZES: [u32; 8] = [1, 2, 10, 100, 1000, 3, 5000, 30];
+/// Different states that each reader must have seen.
+const STATES: u32 = 40;
+
+/// A reader at work, and how many states it has seen.
+struct Reader<'s> {
+    states: Arc<AtomicU32>,
+    thread: ScopedJoinHandle<'s, Witness>,
+}
+
+/// Starts a reader with its own way of looking; it looks until told to stop.
+fn watch<'s>(
+    threads: &'s Scope<'s, '_>,
+    stop: &'s AtomicBool,
+    mut look: impl FnMut() -> String + Send + 's,
+) -> Reader<'s> {
+    let states = Arc::new(AtomicU32::new(0));
+    let told = Arc::clone(&states);
+    let thread = threads.spawn(move || {
+        let mut witness = Witness::default();
+        while !stop.load(Ordering::Relaxed) {
+            witness.see(&look());
+            told.store(witness.states, Ordering::Relaxed);
+        }
+        witness
+    });
+    Reader { states, thread }
+}
+
+/// A reader that keeps one connection open in a process of its own.
+fn steady(database: &Path, check: &'static str) -> impl FnMut() -> String + Send + use<> {
+    let mut shell = Shell::stock(database);
+    move || shell.ask(&bank::judge(check))
+}
+
+/// A reader that is a new process each time.
+fn fleeting(database: &Path) -> impl FnMut() -> String + Send + use<> {
+    let database = database.to_path_buf();
+    move || stock(&database, &bank::judge("quick_check"))
+}
+
+#[test]
+fn readers_in_other_processes_see_whole_commits_in_their_order() {
+    let temp = Temp::new();
+    let database = temp.path("replica.db");
+    let mut primary = Shell::open(&temp.path("primary.db"));
+    primary.run(&format!("PRAGMA journal_mode = wal; {}", bank::create(BALLAST, 4096)));
+    let url = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
+    let mut replica = Shell::open(&database);
+    replica.run(&format!("SELECT litestream_follow('{url}')"));
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let _stop = StopOnDrop(&stop);
+        let readers = [
+            watch(threads, &stop, steady(&database, "integrity_check")),
+            watch(threads, &stop, steady(&database, "quick_check")),
+            watch(threads, &stop, fleeting(&database)),
+        ];
+        let mut commits = 0;
+        until("every reader has seen enough states while commits arrive", || {
+            for pages in SIZES {
+                commits += 1;
+                primary.run(&bank::step(commits, pages));
+            }
+            let seen: Vec<u32> = readers.iter().map(|reader| reader.states.load(Ordering::Relaxed)).collect();
+            let failed = readers.iter().any(|reader| reader.thread.is_finished());
+            if failed || seen.iter().all(|n| *n >= STATES) { Ok(()) } else { Err(format!("{seen:?} of {commits}")) }
+        });
+        let position = primary.ask("SELECT litestream_position()");
+        assert_eq!(replica.ask(&format!("SELECT litestream_wait('{position}', 60000)")), "1");
+        stop.store(true, Ordering::Relaxed);
+        for reader in readers {
+            reader.thread.join().unwrap();
+        }
+        let mut last = Witness::default();
+        last.see(&replica.ask(&bank::judge("integrity_check")));
+        assert_eq!(last.newest, commits as i64, "the last commit is there");
+    });
+    assert_same_pages(&temp.path("primary.db"), &database);
+}
+
+/// Lets the readers go also when the test fails.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_read_transaction_keeps_its_state_however_much_arrives() {
+    let temp = Temp::new();
+    let database = temp.path("replica.db");
+    let mut primary = Shell::open(&temp.path("primary.db"));
+    primary.run(&format!("PRAGMA journal_mode = wal; {}", bank::create(200, 4096)));
+    let url = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
+    let mut replica = Shell::open(&database);
+    replica.run(&format!("SELECT litestream_follow('{url}')"));
+    let mut readers: Vec<(Shell, u64)> = Vec::new();
+    for commit in 1..=120 {
+        primary.run(&bank::step(commit, 200));
+        if commit % 20 == 0 {
+            let position = primary.ask("SELECT litestream_position()");
+            assert_eq!(replica.ask(&format!("SELECT litestream_wait('{position}', 60000)")), "1");
+            let mut reader = Shell::stock(&database);
+            assert_eq!(reader.ask("BEGIN; SELECT n FROM counter"), commit.to_string());
+            readers.push((reader, commit));
+        }
+    }
+    for (reader, commit) in &mut readers {
+        assert_eq!(reader.ask("SELECT n FROM counter"), commit.to_string(), "still the state it began with");
+        assert_eq!(reader.ask("SELECT min(version), max(version) FROM ballast"), format!("{commit}|{commit}"));
+        assert_eq!(reader.ask("PRAGMA integrity_check"), "ok");
+        assert_eq!(reader.ask("COMMIT; SELECT n FROM counter"), "120", "and the newest when it ends");
+    }
+    drop(readers);
+    assert_same_pages(&temp.path("primary.db"), &database);
+}
+
+#[test]
+fn readers_wait_for_a_new_replica_and_never_see_part_of_it() {
+    let temp = Temp::new();
+    let database = temp.path("replica.db");
+    let mut primary = Shell::open(&temp.path("primary.db"));
+    primary.run(&format!("PRAGMA journal_mode = wal; {}", bank::create(BALLAST, 4096)));
+    let url = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
+    for _ in 0..5 {
+        let mut reader = Shell::stock(&database);
+        reader.run(".timeout 60000");
+        let mut replica = Shell::open(&database);
+        replica.send(&format!("SELECT litestream_pull('{url}')"));
+        let tables = until("the reader sees the replica", || match reader.ask("SELECT count(*) FROM sqlite_schema") {
+            none if none == "0" => Err("an empty database"),
+            some => Ok(some),
+        });
+        assert_eq!(tables, "4", "tables and indexes seen at the first look that shows any");
+        Witness::default().see(&reader.ask(&bank::judge("integrity_check")));
+        replica.receive().unwrap();
+        drop((reader, replica));
+        std::fs::remove_dir_all(temp.path("replica.db-litestream")).unwrap();
+        for name in ["replica.db", "replica.db-wal", "replica.db-shm"] {
+            let _ = std::fs::remove_file(temp.path(name));
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! A workload whose every state can be judged: money moves between accounts, so its sum stays, and each transaction
+//! counts one up. Some transactions change many pages.
+
+/// How much money there is in all accounts together.
+pub const TOTAL: i64 = ACCOUNTS * 100;
+const ACCOUNTS: i64 = 1000;
+
+/// SQL that makes the tables, the ballast with rows of about a page each.
+pub fn create(ballast: u32, page_size: u32) -> String {
+    format!(
+        "CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER, note TEXT);
+         CREATE TABLE counter(n INTEGER);
+         CREATE TABLE ballast(id INTEGER PRIMARY KEY, version INTEGER, bytes BLOB);
+         WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < {ACCOUNTS})
+         INSERT INTO account SELECT n, 100, 'account number ' || n FROM i;
+         CREATE INDEX by_balance ON account(balance, note);
+         INSERT INTO counter VALUES (0);
+         WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < {ballast})
+         INSERT INTO ballast SELECT n, 0, randomblob({}) FROM i;",
+        page_size * 3 / 4
+    )
+}
+
+/// SQL of one transaction: moves money, counts up, and changes about `pages` pages more. `seed` chooses the accounts.
+pub fn step(seed: u64, pages: u32) -> String {
+    let from = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+    let (from, to) = (from as i64 % ACCOUNTS + 1, (from as i64 / ACCOUNTS) % ACCOUNTS + 1);
+    let amount = seed % 17;
+    format!(
+        "BEGIN IMMEDIATE;
+         UPDATE account SET balance = balance - {amount} WHERE id = {from};
+         UPDATE account SET balance = balance + {amount} WHERE id = {to};
+         UPDATE ballast SET version = version + 1 WHERE id <= {pages};
+         UPDATE counter SET n = n + 1;
+         COMMIT;"
+    )
+}
+
+/// SQL that judges a state in one read transaction: three rows, the count, the sum, and `ok` when `check` (such as
+/// `integrity_check`) finds nothing wrong.
+pub fn judge(check: &str) -> String {
+    format!("BEGIN; SELECT n FROM counter; SELECT sum(balance) FROM account; PRAGMA {check}; COMMIT;")
+}
+
+/// What a reader has seen so far.
+#[derive(Debug, Default)]
+pub struct Witness {
+    /// The newest count.
+    pub newest: i64,
+    /// How many states differed from the one before.
+    pub states: u32,
+    /// How often it looked.
+    pub looks: u32,
+}
+
+impl Witness {
+    /// Takes in what [`judge`] gave; fails when it is wrong, or older than what was seen before.
+    pub fn see(&mut self, answer: &str) {
+        let mut lines = answer.lines();
+        let (count, sum, check) = (lines.next(), lines.next(), lines.next());
+        let count: i64 = count.and_then(|n| n.parse().ok()).unwrap_or_else(|| panic!("no count in: {answer}"));
+        assert_eq!(sum, Some(TOTAL.to_string().as_str()), "the sum of all money at count {count}, after {self:?}");
+        assert_eq!((check, lines.next()), (Some("ok"), None), "the check at count {count}, after {self:?}: {answer}");
+        assert!(count >= self.newest, "count {count} after {}: time ran backwards", self.newest);
+        self.states += u32::from(count > self.newest || self.looks == 0);
+        self.newest = count;
+        self.looks += 1;
+    }
+}

@@ -1,0 +1,32 @@
+//! What the integration tests share: processes, connections, sockets, and ways to look at a database from outside.
+//!
+//! The tests reach the library as everybody does, by loading it into SQLite. Two SQLites take part: the one rusqlite
+//! carries, in this process, and the `sqlite3` shell of the system, in child processes. What the library writes is
+//! judged by them and by codecs of the tests' own ([`wal`], [`stream`]), never by the library's.
+#![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
+
+mod compare;
+mod db;
+mod end;
+mod http;
+mod library;
+mod process;
+mod shell;
+mod temp;
+mod upstream;
+mod wait;
+
+pub mod bank;
+pub mod stream;
+pub mod wal;
+
+pub use compare::{assert_same_pages, copy, differing_pages, file_bytes, is_marked, mask_mark, stock};
+pub use db::{Sql, load, loaded, plain};
+pub use end::{End, Kind};
+pub use http::{Response, get, request};
+pub use library::library;
+pub use process::{Signal, again, finish, role, signal};
+pub use shell::Shell;
+pub use temp::Temp;
+pub use upstream::{Reply, Request, Upstream, strip_version};
+pub use wait::{DEADLINE, until};

@@ -1,0 +1,59 @@
+//! Processes: this binary run again in another role, signals, and ends.
+
+use std::process::{Child, Command, ExitStatus, Stdio};
+
+use super::until;
+
+/// The variable that tells a test that it runs in a process of its own, and as what.
+pub const ROLE: &str = "LITESTREAM_TEST_ROLE";
+
+/// The role this process was started in; none in the process that `cargo test` started.
+pub fn role() -> Option<String> {
+    std::env::var(ROLE).ok()
+}
+
+/// A process that runs only the test `test` of this binary, in `role`, until its end. Killed when that does not come.
+pub fn again(test: &str, role: &str) -> ExitStatus {
+    let mut command = Command::new(std::env::current_exe().expect("the path of this test binary"));
+    command.args(["--exact", test, "--nocapture"]).env(ROLE, role).stdout(Stdio::null());
+    let mut process = KilledOnDrop(command.spawn().expect("starting this test binary again"));
+    finish(&mut process.0)
+}
+
+struct KilledOnDrop(Child);
+
+impl Drop for KilledOnDrop {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Waits for the end of a process.
+pub fn finish(child: &mut Child) -> ExitStatus {
+    let pid = child.id();
+    until(&format!("process {pid} ends"), || match child.try_wait() {
+        Ok(Some(status)) => Ok(status),
+        Ok(None) => Err("it still runs".to_string()),
+        Err(error) => Err(error.to_string()),
+    })
+}
+
+/// What can be sent to a process.
+#[derive(Clone, Copy, Debug)]
+pub enum Signal {
+    /// Stops it where it is; the kernel keeps its sockets and locks.
+    Stop,
+    /// Lets it go on.
+    Continue,
+}
+
+/// Sends `signal` to process `pid`.
+pub fn signal(pid: u32, signal: Signal) {
+    let name = match signal {
+        Signal::Stop => "STOP",
+        Signal::Continue => "CONT",
+    };
+    let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().expect("running sh");
+    assert!(status.success(), "kill -{name} {pid}: {status}");
+}
