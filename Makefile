@@ -12,10 +12,9 @@ demo: ## See a replica follow a database, in some 20 seconds after the build
 	@bash sql/demo/demo.sh target/release/liblitestream
 
 test: ## Run every check and every test
-	@.ci/setup sqlite3 python3
+	@.ci/setup sqlite3
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo build --locked
 	cargo test --locked
 
 build: ## Build the library: target/release/liblitestream.so (.dylib on macOS)
