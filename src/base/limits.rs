@@ -17,6 +17,10 @@ pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 /// further behind is sent the pages that changed instead.
 pub const COMMIT_LOG_BYTES: usize = 16 << 20;
 
+/// Largest commit put into that log, in bytes. Larger ones are read by each follower piece by piece: putting them together
+/// would keep the tail from looking for too long.
+pub const LIVE_COMMIT_BYTES: usize = 1 << 20;
+
 /// Pages of a commit held in memory on a replica before they are written to the WAL unseen, in bytes.
 pub const STAGE_BYTES: usize = 16 << 20;
 

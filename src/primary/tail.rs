@@ -25,10 +25,15 @@ const NAP: Duration = Duration::from_micros(500);
 const LONGEST_NAP: Duration = Duration::from_millis(10);
 /// How long after a commit the short pause is kept.
 const BUSY: Duration = Duration::from_millis(500);
-/// After this long without a commit there is time for a checkpoint.
-const QUIET: Duration = Duration::from_millis(3);
-/// How long a checkpoint of a writer is waited for, to let it restart the WAL right after.
-const CHECKPOINT: Duration = Duration::from_millis(20);
+/// After this long without a commit there is time for a checkpoint of our own.
+const QUIET: Duration = Duration::from_millis(100);
+/// A commit this recent may be followed by a checkpoint in its writer's thread.
+const JUST_NOW: Duration = Duration::from_millis(3);
+/// When nothing was copied into the database for this long while the WAL grew, nobody else sees to it.
+const ABANDONED: Duration = Duration::from_secs(1);
+/// How long a writer's checkpoint is waited for to begin, and to end, to let the WAL be restarted right after.
+const CHECKPOINT_BEGINS: Duration = Duration::from_millis(10);
+const CHECKPOINT_ENDS: Duration = Duration::from_secs(1);
 /// How often the position in the sidecar follows that of the database.
 const SHOW: Duration = Duration::from_millis(100);
 /// Largest pause after an error.
@@ -141,6 +146,8 @@ impl Primary {
             checkpointer,
             sidecar,
             shown: (reached, Instant::now()),
+            last_position: reached,
+            last_backfill: (0, Instant::now()),
             last_news: Instant::now(),
             next_checkpoint: 0,
         };
@@ -264,7 +271,7 @@ impl Primary {
         let entry =
             |records, pages| Entry { records, pages, commits: news.commits, reached: core.position(), lsn: core.lsn() };
         let (records, pages) = match self.replicas.any(2) {
-            true => core.records(news, limits::COMMIT_LOG_BYTES / 2)?.map_or((None, 0), |(b, n)| (Some(b), n)),
+            true => core.records(news, limits::LIVE_COMMIT_BYTES)?.map_or((None, 0), |(b, n)| (Some(b), n)),
             false => (None, 0),
         };
         self.commits.fetch_add(news.commits, Relaxed);
@@ -321,6 +328,9 @@ struct Tail {
     sidecar: Sidecar,
     /// The position others see in the sidecar, and since when.
     shown: (Position, Instant),
+    last_position: Position,
+    /// How many frames were in the database, and since when.
+    last_backfill: (u32, Instant),
     last_news: Instant,
     next_checkpoint: u32,
 }
@@ -360,8 +370,11 @@ impl Tail {
         let (frames, position) = (core.seen().last.0, core.position());
         drop(core);
         self.show(position)?;
-        if news {
-            self.last_news = Instant::now();
+        if state.backfilled != self.last_backfill.0 || frames == 0 {
+            self.last_backfill = (state.backfilled, Instant::now());
+        }
+        if position != self.last_position {
+            (self.last_position, self.last_news) = (position, Instant::now());
         }
         self.keep_wal_short(frames)?;
         Ok(news.then(|| primary.commits.load(Relaxed) - before))
@@ -375,20 +388,22 @@ impl Tail {
         self.sidecar.show_position(&position)
     }
 
-    /// Sees to it that a WAL that has grown is checkpointed and restarted, though writers would do so themselves: before they
-    /// have to if there is time now; and else so that they can when they do.
+    /// Sees to it that a WAL that has grown is checkpointed and restarted: by its writers, whose checkpoints are watched for;
+    /// by ourselves when they have no commit to make, or leave it to others.
     fn keep_wal_short(&mut self, frames: u32) -> Result<()> {
         let due = self.primary.options.checkpoint_frames;
-        let early = due - due / 4;
-        if frames < early {
+        if frames < due - due / 4 {
             self.next_checkpoint = 0;
             return Ok(());
         }
         let since = self.last_news.elapsed();
-        if since < QUIET {
-            return if frames >= due { self.wait_for_checkpoint() } else { Ok(()) };
+        if since < JUST_NOW && frames >= due && self.wait_for_checkpoint()? {
+            return Ok(());
         }
-        if frames < self.next_checkpoint {
+        // A checkpoint of ours that runs when a writer wants to checkpoint for itself keeps it from doing so before its
+        // next transaction begins. So only when there is no writer, or none that does.
+        let left_to_us = since >= QUIET || self.last_backfill.1.elapsed() >= ABANDONED;
+        if !left_to_us || frames < self.next_checkpoint {
             return Ok(());
         }
         self.next_checkpoint = frames.saturating_add(due / 4 + 1);
@@ -398,18 +413,26 @@ impl Tail {
 
     /// A writer that commits without a pause checkpoints in between, and goes on microseconds later. That is when it must be
     /// allowed to restart the WAL: after its next commit, not all of it is in the database again.
-    fn wait_for_checkpoint(&self) -> Result<()> {
+    /// Returns whether it is. Gives up at the next commit, and soon where no checkpoint was seen for long.
+    fn wait_for_checkpoint(&self) -> Result<bool> {
         let began = Instant::now();
-        while began.elapsed() < CHECKPOINT {
+        let begins = if self.last_backfill.1.elapsed() < ABANDONED { CHECKPOINT_BEGINS } else { Duration::ZERO };
+        loop {
             let mut core = self.primary.lock_core();
             let state = core.look()?;
-            if core.is_news(&state) || core.allow_restart(&state)? {
-                break;
+            if core.is_news(&state) {
+                return Ok(false);
+            }
+            if core.allow_restart(&state)? {
+                return Ok(true);
             }
             drop(core);
+            let patience = if state.is_being_backfilled() { CHECKPOINT_ENDS } else { begins };
+            if began.elapsed() > patience {
+                return Ok(false);
+            }
             std::thread::yield_now();
         }
-        Ok(())
     }
 
     fn sleep(&self, time: Duration) {

@@ -1,12 +1,13 @@
 //! A stream as Litestream sent it in 2022: a snapshot, then segments of the WAL.
 //!
 //! A snapshot is followed by segments that are older than it in part, and replaying them shows states that never were. So
-//! nothing is applied until the stream pauses, which it does when it has sent all there is. On resuming, the WAL comes from
+//! nothing is applied until the stream pauses, which it does when it has sent all there is; and nothing at all if it ends
+//! before. On resuming, the WAL comes from
 //! its start again: what the replica has already is only followed for its checksums.
 
 use std::io::Read;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::database::Pending;
 use super::feeder::{Feeder, Until};
@@ -20,6 +21,9 @@ use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, FrameHeader};
 
 /// How long the stream must pause before a snapshot counts as followed by all there is.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The same, once what was there when the stream began must have come and only new commits can keep it from pausing.
+const SHORT_PAUSE: Duration = Duration::from_millis(10);
+const LONG_ENOUGH: Duration = Duration::from_secs(2);
 
 /// Applies a stream to a replica until it ends or fails, or as `until` says.
 pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Option<u32>, until: Until) -> Result<()> {
@@ -31,19 +35,25 @@ pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Op
         None => return Ok(()),
     };
     let snapshot = first.kind == Type::Snapshot;
+    let new = feeder.is_new()?;
     feeder.adopt(first.position.generation, snapshot)?;
     let mut log = Log::new(size, first.position.generation, if snapshot { None } else { feeder.position() });
-    if feeder.is_new()? {
+    if new {
         let (position, pages) = bootstrap(feeder, &mut log, &mut records, &first)?;
         feeder.made(position, None, pages)?;
     }
-    let mut session = Session { log, pending: feeder.pending(size)?, reached: None, from_snapshot: false };
-    match feeder.position() {
-        None => session.snapshot(feeder, &mut records, &first)?,
-        Some(_) if !snapshot => session.segment(feeder, &mut records, &first)?,
-        Some(_) => {}
+    let mut session = Session { log, pending: feeder.pending(size)?, reached: None, from_snapshot: None };
+    match (new, snapshot) {
+        (true, _) => {}
+        (false, true) => session.snapshot(feeder, &mut records, &first)?,
+        (false, false) => session.segment(feeder, &mut records, &first)?,
     }
     session.go_on(feeder, &mut records, until)
+}
+
+/// How long the stream must pause, `since` the end of the snapshot.
+fn pause_after(since: Instant) -> Duration {
+    if since.elapsed() < LONG_ENOUGH { PAUSE } else { SHORT_PAUSE }
 }
 
 /// The first record. An upstream that has nothing new for a replica says nothing at all; a pull is then complete.
@@ -94,7 +104,8 @@ fn bootstrap(
     read_snapshot(records, snapshot, log.size, |first, images| file.write(first, images))?;
     let mut pages = (snapshot.size / u64::from(log.size.get())) as u32;
     let mut position = snapshot.position;
-    while records.has_more() || records.body().has_data_within(PAUSE) {
+    let since = Instant::now();
+    while records.has_more() || records.body().has_data_within(pause_after(since)) {
         let header = records.header()?.ok_or_else(ended)?;
         let mut held = Vec::new();
         for frame in log.frames(&header, records.payload(&header)?)? {
@@ -118,13 +129,14 @@ struct Session {
     pending: Pending,
     /// Database size and position after the last commit in `pending`.
     reached: Option<(u32, Position)>,
-    from_snapshot: bool,
+    /// Since when what is pending begins with a snapshot.
+    from_snapshot: Option<Instant>,
 }
 
 impl Session {
     fn go_on(&mut self, feeder: &mut Feeder, records: &mut Records<Pump>, until: Until) -> Result<()> {
         loop {
-            let pause = if self.from_snapshot { PAUSE } else { Duration::ZERO };
+            let pause = self.from_snapshot.map_or(Duration::ZERO, pause_after);
             if !records.has_more() && !records.body().has_data_within(pause) {
                 self.apply(feeder)?;
                 feeder.count(records.bytes);
@@ -137,7 +149,7 @@ impl Session {
             }
             let Some(header) = records.header()? else {
                 // After a snapshot, what came so far may be older than it in part.
-                if !self.from_snapshot {
+                if self.from_snapshot.is_none() {
                     self.apply(feeder)?;
                 }
                 return Err(ended());
@@ -160,7 +172,7 @@ impl Session {
             }
             Ok(())
         })?;
-        self.from_snapshot = true;
+        self.from_snapshot = Some(Instant::now());
         self.reached = Some(((header.size / u64::from(size.get())) as u32, header.position));
         Ok(())
     }
@@ -173,11 +185,11 @@ impl Session {
                 self.reached = Some((frame.commit, self.log.position(header.position)));
             }
         }
-        if self.pending.is_large() && !self.from_snapshot { self.apply(feeder) } else { Ok(()) }
+        if self.pending.is_large() && self.from_snapshot.is_none() { self.apply(feeder) } else { Ok(()) }
     }
 
     fn apply(&mut self, feeder: &mut Feeder) -> Result<()> {
-        self.from_snapshot = false;
+        self.from_snapshot = None;
         let Some((pages, position)) = self.reached.take() else { return Ok(()) };
         let empty = Pending::new(self.log.size, feeder.read_only());
         let pending = std::mem::replace(&mut self.pending, empty);

@@ -14,9 +14,16 @@ pub struct State {
     pub header: Header,
     /// Frames already copied into the database.
     pub backfilled: u32,
+    /// Frames that a checkpoint has begun to copy.
+    pub attempted: u32,
 }
 
 impl State {
+    /// Whether a checkpoint is copying frames. One that died doing so leaves this true until the next.
+    pub fn is_being_backfilled(&self) -> bool {
+        self.attempted > self.backfilled
+    }
+
     /// Whether everything in the WAL is in the database too.
     pub fn is_backfilled(&self) -> bool {
         self.backfilled >= self.header.last.0
@@ -30,9 +37,9 @@ pub fn state(index: &WalIndex) -> Result<Option<State>> {
     let first = index.header(0)?;
     index.barrier();
     let second = index.header(AT_SECOND_HEADER)?;
-    let backfilled = index.word(0, AT_BACKFILL)?;
+    let (backfilled, attempted) = (index.word(0, AT_BACKFILL)?, index.word(0, AT_BACKFILL_ATTEMPTED)?);
     let header = if first == second { Header::decode(&first) } else { None };
-    Ok(header.map(|header| State { header, backfilled }))
+    Ok(header.map(|header| State { header, backfilled, attempted }))
 }
 
 /// The state now, from a connection that may have to wait for a writer in the middle of publishing, or to have SQLite
