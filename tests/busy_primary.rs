@@ -13,21 +13,8 @@ fn index(position: &str) -> u64 {
     u64::from_str_radix(&position[17..33], 16).unwrap_or_else(|e| panic!("{position}: {e}"))
 }
 
-/// A primary with a bank in it, in a shell, and its URL.
-fn serving(temp: &Temp, ballast: u32, options: &str) -> (Shell, String) {
-    let mut primary = Shell::open(&temp.path("primary.db"));
-    primary.run(".timeout 60000");
-    primary.run(&format!("PRAGMA journal_mode = wal; {}", bank::create(ballast, 4096)));
-    primary.run("CREATE TABLE log(writer INTEGER, step INTEGER, PRIMARY KEY (writer, step)) WITHOUT ROWID");
-    let url = primary.ask(&format!("SELECT litestream_serve('127.0.0.1:0', '{options}')"));
-    (primary, url)
-}
-
-fn following(temp: &Temp, url: &str) -> Shell {
-    let mut replica = Shell::open(&temp.path("replica.db"));
-    replica.run(&format!("SELECT litestream_follow('{url}')"));
-    replica
-}
+/// Where each writer leaves a trace of each of its transactions.
+const LOG: &str = "CREATE TABLE log(writer INTEGER, step INTEGER, PRIMARY KEY (writer, step)) WITHOUT ROWID";
 
 /// Commits that the primary has seen.
 fn commits(primary: &mut Shell) -> u64 {
@@ -36,8 +23,7 @@ fn commits(primary: &mut Shell) -> u64 {
 
 /// Waits for the replica and fails unless it has what the primary has. Gives the position.
 fn assert_arrives(temp: &Temp, primary: &mut Shell, replica: &mut Shell) -> String {
-    let position = primary.ask("SELECT litestream_position()");
-    assert_eq!(replica.ask(&format!("SELECT litestream_wait('{position}', 60000)")), "1");
+    let position = catch_up(primary, replica);
     assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
     bank::Witness::default().see(&replica.ask(&bank::judge("integrity_check")));
     position
@@ -64,8 +50,9 @@ fn nothing_is_missed_across_hundreds_of_wal_resets_with_several_writers_checkpoi
     const WRITERS: u64 = 3;
     const STEPS: u64 = 3;
     let temp = Temp::new();
-    let (mut primary, url) = serving(&temp, 60, "{\"checkpoint_frames\": 20}");
-    let mut replica = following(&temp, &url);
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 60, "{\"checkpoint_frames\": 20}");
+    primary.run(LOG);
+    let mut replica = following(&temp.path("replica.db"), &url);
     let (began, before) = (primary.ask("SELECT litestream_position()"), commits(&mut primary));
     let mut writers: Vec<Shell> = (0..WRITERS).map(|_| writer(&temp)).collect();
     let mut checkpointer = writer(&temp);
@@ -104,8 +91,9 @@ fn nothing_is_missed_of_writers_that_never_pause() {
     for wal_limit in [64 << 20, 400_000] {
         let temp = Temp::new();
         let options = format!("{{\"checkpoint_frames\": 20, \"wal_limit\": {wal_limit}}}");
-        let (mut primary, url) = serving(&temp, 60, &options);
-        let mut replica = following(&temp, &url);
+        let (mut primary, url) = serving_bank(&temp.path("primary.db"), 60, &options);
+        primary.run(LOG);
+        let mut replica = following(&temp.path("replica.db"), &url);
         let (began, before) = (primary.ask("SELECT litestream_position()"), commits(&mut primary));
         std::thread::scope(|threads| {
             for number in 0..WRITERS {
@@ -131,8 +119,9 @@ fn writers_that_never_pause_and_checkpoints_of_the_application_get_through() {
     const WRITERS: u64 = 3;
     const STEPS: u64 = 300;
     let temp = Temp::new();
-    let (mut primary, url) = serving(&temp, 60, "{\"checkpoint_frames\": 20}");
-    let mut replica = following(&temp, &url);
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 60, "{\"checkpoint_frames\": 20}");
+    primary.run(LOG);
+    let mut replica = following(&temp.path("replica.db"), &url);
     let before = commits(&mut primary);
     std::thread::scope(|threads| {
         let temp = &temp;
@@ -155,8 +144,8 @@ fn writers_that_never_pause_and_checkpoints_of_the_application_get_through() {
 #[test]
 fn a_lone_writer_never_finds_the_database_locked() {
     let temp = Temp::new();
-    let (mut primary, url) = serving(&temp, 4000, "{}");
-    let mut replica = following(&temp, &url);
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 4000, "{}");
+    let mut replica = following(&temp.path("replica.db"), &url);
     // Without a busy timeout, as SQLite comes: 16 MB a transaction, one after another, in another process.
     let mut lone = Shell::stock(&temp.path("primary.db"));
     for step in 0..30 {
@@ -190,7 +179,7 @@ fn commits_of_the_serving_connection_itself_are_checkpointed_and_replicated() {
 fn a_replica_that_reads_nothing_holds_nobody_up_and_the_wal_stays_bounded() {
     let temp = Temp::new();
     let limit = 4 << 20;
-    let (mut primary, url) = serving(&temp, 2000, &format!("{{\"wal_limit\": {limit}}}"));
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 2000, &format!("{{\"wal_limit\": {limit}}}"));
     let mut stuck = get(&url, "/stream", &[("Litestream-Stream-Version", "2")]);
     assert_eq!(stuck.status, 200);
     let mut other = writer(&temp);
@@ -214,8 +203,8 @@ fn a_replica_that_reads_nothing_holds_nobody_up_and_the_wal_stays_bounded() {
 #[test]
 fn a_replica_that_reads_slowly_ends_with_the_same() {
     let temp = Temp::new();
-    let (mut primary, url) = serving(&temp, 2000, "{}");
-    let mut replica = following(&temp, &url);
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 2000, "{}");
+    let mut replica = following(&temp.path("replica.db"), &url);
     for round in 0..4u64 {
         // It stands still while more is written than the primary keeps ready for it.
         signal(replica.pid(), Signal::Stop);
@@ -232,7 +221,7 @@ fn a_replica_that_reads_slowly_ends_with_the_same() {
 #[test]
 fn a_raw_client_sees_every_state_with_its_money_in_place() {
     let temp = Temp::new();
-    let (mut primary, url) = serving(&temp, 10, "{\"checkpoint_frames\": 50}");
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 10, "{\"checkpoint_frames\": 50}");
     let mut stream = get(&url, "/stream?path=primary.db", &[("Litestream-Stream-Version", "2")]);
     assert_eq!((stream.status, stream.header("Litestream-Stream-Version")), (200, Some("2")));
     assert_eq!(stream.header("Litestream-Page-Size"), Some("4096"));

@@ -109,6 +109,32 @@ fn many_connections_in_many_threads_load_it_and_close_again() {
 }
 
 #[test]
+fn many_threads_serve_follow_and_stop_at_once() {
+    let temp = Temp::new();
+    std::thread::scope(|threads| {
+        for thread in 0..4 {
+            let temp = &temp;
+            threads.spawn(move || {
+                for round in 0..8 {
+                    let primary = loaded(&temp.path(&format!("primary-{thread}.db")));
+                    primary.run("PRAGMA journal_mode = wal; CREATE TABLE IF NOT EXISTS t(x)");
+                    primary.run(&format!("INSERT INTO t VALUES ({round})"));
+                    let url: String = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
+                    let replica = loaded(&temp.path(&format!("replica-{thread}.db")));
+                    replica.ask::<String>(&format!("SELECT litestream_follow('{url}', '{{\"overwrite\": true}}')"));
+                    assert_eq!(replica.ask::<i64>("SELECT max(x) FROM t"), round);
+                    primary.ask::<i64>("SELECT count(*) FROM litestream_status JOIN litestream_replicas");
+                    drop(replica);
+                    assert_eq!(primary.ask::<String>("SELECT litestream_stop()"), format!("served {url}"));
+                    let replica = loaded(&temp.path(&format!("replica-{thread}.db")));
+                    assert_eq!(replica.ask::<String>("SELECT litestream_stop()"), format!("followed {url}"));
+                }
+            });
+        }
+    });
+}
+
+#[test]
 fn the_server_outlives_the_connection_that_started_it() {
     let temp = Temp::new();
     let database = temp.path("app.db");
@@ -339,8 +365,6 @@ fn warnings_go_to_the_log_of_sqlite() {
     let upstream = Upstream::start(|_, reply| {
         let at = stream::At(1, 0, 32);
         reply.stream_v2(512);
-        let mut page = vec![0; 512];
-        page[..16].copy_from_slice(b"SQLite format 3\0");
         reply.send(&stream::encode(&stream::everything(at, &one_page_database(), 512)));
         reply.send(&stream::error(at, "the test says so").encode());
         reply.end();
@@ -348,7 +372,9 @@ fn warnings_go_to_the_log_of_sqlite() {
     let mut shell = Shell::open(&temp.path("replica.db"));
     shell.run(&format!(".log '{}'", log.display()));
     shell.run(&format!("SELECT litestream_follow('{}')", upstream.url()));
+    // It is handed over by the next call, since SQLite's log is the host's, not our threads'.
     until("the log of SQLite tells why the stream ended", || {
+        shell.run("SELECT litestream_version()");
         let text = std::fs::read_to_string(&log).unwrap_or_default();
         if text.contains("the test says so") { Ok(()) } else { Err(format!("log: {text}")) }
     });

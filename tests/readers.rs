@@ -60,11 +60,8 @@ fn fleeting(database: &Path) -> impl FnMut() -> String + Send + use<> {
 fn readers_in_other_processes_see_whole_commits_in_their_order() {
     let temp = Temp::new();
     let database = temp.path("replica.db");
-    let mut primary = Shell::open(&temp.path("primary.db"));
-    primary.run(&format!("PRAGMA journal_mode = wal; {}", bank::create(BALLAST, 4096)));
-    let url = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
-    let mut replica = Shell::open(&database);
-    replica.run(&format!("SELECT litestream_follow('{url}')"));
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), BALLAST, "{}");
+    let mut replica = following(&database, &url);
     let stop = AtomicBool::new(false);
     std::thread::scope(|threads| {
         let _stop = StopOnDrop(&stop);
@@ -83,8 +80,7 @@ fn readers_in_other_processes_see_whole_commits_in_their_order() {
             let failed = readers.iter().any(|reader| reader.thread.is_finished());
             if failed || seen.iter().all(|n| *n >= STATES) { Ok(()) } else { Err(format!("{seen:?} of {commits}")) }
         });
-        let position = primary.ask("SELECT litestream_position()");
-        assert_eq!(replica.ask(&format!("SELECT litestream_wait('{position}', 60000)")), "1");
+        catch_up(&mut primary, &mut replica);
         stop.store(true, Ordering::Relaxed);
         for reader in readers {
             reader.thread.join().unwrap();
@@ -96,30 +92,17 @@ fn readers_in_other_processes_see_whole_commits_in_their_order() {
     assert_same_pages(&temp.path("primary.db"), &database);
 }
 
-/// Lets the readers go also when the test fails.
-struct StopOnDrop<'a>(&'a AtomicBool);
-
-impl Drop for StopOnDrop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn a_read_transaction_keeps_its_state_however_much_arrives() {
     let temp = Temp::new();
     let database = temp.path("replica.db");
-    let mut primary = Shell::open(&temp.path("primary.db"));
-    primary.run(&format!("PRAGMA journal_mode = wal; {}", bank::create(200, 4096)));
-    let url = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
-    let mut replica = Shell::open(&database);
-    replica.run(&format!("SELECT litestream_follow('{url}')"));
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 200, "{}");
+    let mut replica = following(&database, &url);
     let mut readers: Vec<(Shell, u64)> = Vec::new();
     for commit in 1..=120 {
         primary.run(&bank::step(commit, 200));
         if commit % 20 == 0 {
-            let position = primary.ask("SELECT litestream_position()");
-            assert_eq!(replica.ask(&format!("SELECT litestream_wait('{position}', 60000)")), "1");
+            catch_up(&mut primary, &mut replica);
             let mut reader = Shell::stock(&database);
             assert_eq!(reader.ask("BEGIN; SELECT n FROM counter"), commit.to_string());
             readers.push((reader, commit));
@@ -139,9 +122,7 @@ fn a_read_transaction_keeps_its_state_however_much_arrives() {
 fn readers_wait_for_a_new_replica_and_never_see_part_of_it() {
     let temp = Temp::new();
     let database = temp.path("replica.db");
-    let mut primary = Shell::open(&temp.path("primary.db"));
-    primary.run(&format!("PRAGMA journal_mode = wal; {}", bank::create(BALLAST, 4096)));
-    let url = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
+    let (_primary, url) = serving_bank(&temp.path("primary.db"), BALLAST, "{}");
     for _ in 0..5 {
         let mut reader = Shell::stock(&database);
         reader.run(".timeout 60000");

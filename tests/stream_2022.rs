@@ -93,28 +93,6 @@ fn what_came_whole_is_kept_when_a_stream_of_2022_ends() {
 }
 
 #[test]
-fn a_stream_of_2022_that_never_pauses_is_applied_as_it_comes() {
-    let temp = Temp::new();
-    let mut records = recorded(4096);
-    let last = records.pop().unwrap();
-    let (bytes, goal) = (stream::encode(&records), end_of(records.last().unwrap()));
-    let upstream = Upstream::start(move |_, reply| {
-        reply.stream_v1(4096);
-        reply.send(&bytes);
-        // The next record comes byte by byte, for ever.
-        for byte in last.encode().iter().take(100).chain(std::iter::repeat_n(&0, 5000)) {
-            reply.send(&[*byte]);
-            std::thread::sleep(std::time::Duration::from_millis(20));
-        }
-    });
-    let mut replica = Shell::open(&temp.path("replica.db"));
-    let url = format!("{}/app.db", upstream.url());
-    assert_eq!(replica.ask(&format!("SELECT litestream_follow('{url}')")), goal.to_string());
-    replica.run("SELECT litestream_stop()");
-    assert_eq!(replica.ask("PRAGMA integrity_check"), "ok");
-}
-
-#[test]
 fn a_recorded_stream_is_followed_and_no_state_shown_is_torn() {
     for page_size in RECORDED {
         let temp = Temp::new();
@@ -288,17 +266,10 @@ impl Client2022 {
     }
 }
 
-fn primary(temp: &Temp, options: &str) -> (Shell, String) {
-    let mut primary = Shell::open(&temp.path("primary.db"));
-    primary.run(&format!("PRAGMA journal_mode = wal; {}", bank::create(40, 4096)));
-    let url = primary.ask(&format!("SELECT litestream_serve('127.0.0.1:0', '{options}')"));
-    (primary, url)
-}
-
 #[test]
 fn our_server_feeds_a_client_of_2022() {
     let temp = Temp::new();
-    let (mut primary, url) = primary(&temp, "{}");
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 40, "{}");
     let mut stream = get(&url, "/stream?path=primary.db", &[]);
     assert_eq!((stream.status, stream.header("Litestream-Stream-Version")), (200, None));
     assert_eq!(stream.header("Litestream-Page-Size"), Some("4096"));
@@ -315,7 +286,7 @@ fn our_server_feeds_a_client_of_2022() {
 #[test]
 fn our_server_feeds_a_client_of_2022_across_wal_resets() {
     let temp = Temp::new();
-    let (mut primary, url) = primary(&temp, "{\"checkpoint_frames\": 50}");
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 40, "{\"checkpoint_frames\": 50}");
     let mut stream = get(&url, "/stream?path=primary.db", &[]);
     let mut client = Client2022::new();
     for step in 0..100 {
@@ -329,7 +300,7 @@ fn our_server_feeds_a_client_of_2022_across_wal_resets() {
 #[test]
 fn a_client_of_2022_resumes_at_the_start_of_its_index_and_gets_a_snapshot_for_any_other() {
     let temp = Temp::new();
-    let (mut primary, url) = primary(&temp, "{}");
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 40, "{}");
     primary.run(&bank::step(1, 5));
     let position = primary.ask("SELECT litestream_position()");
     let (generation, index) = (&position[..16], &position[17..33]);
@@ -353,7 +324,7 @@ fn a_client_of_2022_resumes_at_the_start_of_its_index_and_gets_a_snapshot_for_an
 #[test]
 fn what_a_client_of_2022_asks_wrongly_is_answered_as_then() {
     let temp = Temp::new();
-    let (mut primary, url) = primary(&temp, "{}");
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 40, "{}");
     let generation = primary.ask("SELECT litestream_position()")[..16].to_string();
     for index in ["xyz", "8000000000000000", "-1", "00000000000000000"] {
         let answer = get(&url, &format!("/stream?path=primary.db&generation={generation}&index={index}"), &[]);
@@ -369,7 +340,7 @@ fn what_a_client_of_2022_asks_wrongly_is_answered_as_then() {
 #[test]
 fn our_client_follows_our_server_in_version_1() {
     let temp = Temp::new();
-    let (mut primary, url) = primary(&temp, "{\"checkpoint_frames\": 100}");
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 40, "{\"checkpoint_frames\": 100}");
     let old = strip_version(url.trim_end_matches("/primary.db"));
     let mut replica = Shell::open(&temp.path("replica.db"));
     let followed = format!("{}/primary.db", old.url());
@@ -383,8 +354,7 @@ fn our_client_follows_our_server_in_version_1() {
         witness.see(&reader.ask(&bank::judge("integrity_check")));
     }
     primary.run("DELETE FROM ballast WHERE id % 2; VACUUM");
-    let position = primary.ask("SELECT litestream_position()");
-    assert_eq!(replica.ask(&format!("SELECT litestream_wait('{position}', 60000)")), "1");
+    catch_up(&mut primary, &mut replica);
     assert_eq!(replica.ask("SELECT state FROM litestream_status"), "streaming");
     assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
     assert_eq!(replica.ask("SELECT litestream_stop()"), format!("followed {followed}"));
@@ -395,17 +365,41 @@ fn our_client_follows_our_server_in_version_1() {
 }
 
 #[test]
+fn our_client_in_version_1_catches_up_with_a_primary_that_never_pauses() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 40, "{}");
+    let old = strip_version(url.trim_end_matches("/primary.db"));
+    let mut replica = Shell::open(&temp.path("replica.db"));
+    let (stop, mut writer) = (AtomicBool::new(false), Shell::stock(&temp.path("primary.db")));
+    writer.run(".timeout 60000");
+    std::thread::scope(|threads| {
+        let _stop = StopOnDrop(&stop);
+        threads.spawn(|| {
+            for step in 0.. {
+                writer.run(&bank::step(step, 5));
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+            }
+        });
+        replica.run(&format!("SELECT litestream_follow('{}/primary.db')", old.url()));
+        catch_up(&mut primary, &mut replica);
+    });
+    catch_up(&mut primary, &mut replica);
+    assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
+}
+
+#[test]
 fn a_replica_in_version_1_connects_again_when_cut_off() {
     let temp = Temp::new();
-    let (mut primary, url) = primary(&temp, "{}");
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 40, "{}");
     let old = strip_version(url.trim_end_matches("/primary.db"));
     let mut replica = Shell::open(&temp.path("replica.db"));
     replica.run(&format!("SELECT litestream_follow('{}/primary.db')", old.url()));
     for round in 0..5 {
         old.cut();
         primary.run(&bank::step(round, 10));
-        let position = primary.ask("SELECT litestream_position()");
-        assert_eq!(replica.ask(&format!("SELECT litestream_wait('{position}', 60000)")), "1", "round {round}");
+        catch_up(&mut primary, &mut replica);
         assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
     }
 }

@@ -10,23 +10,29 @@ mod db;
 mod end;
 mod http;
 mod library;
+mod pair;
 mod process;
 mod shell;
 mod temp;
 mod upstream;
+mod victim;
 mod wait;
 
 pub mod bank;
 pub mod stream;
 pub mod wal;
 
-pub use compare::{assert_same_pages, copy, differing_pages, file_bytes, is_marked, mask_mark, stock};
+pub use compare::{
+    assert_same_files, assert_same_pages, copy, differing_pages, file_bytes, is_marked, mask_mark, stock,
+};
 pub use db::{Sql, load, loaded, plain};
 pub use end::{End, Kind};
 pub use http::{Response, get, request};
 pub use library::library;
+pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving_with, until_gives};
 pub use process::{Signal, again, finish, role, signal};
 pub use shell::Shell;
 pub use temp::Temp;
 pub use upstream::{Reply, Request, Upstream, strip_version};
-pub use wait::{DEADLINE, until};
+pub use victim::{Answer, FIRST, LATER, OTHER, Victim, database, segment, version_one};
+pub use wait::{DEADLINE, StopOnDrop, until};

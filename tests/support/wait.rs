@@ -1,6 +1,7 @@
 //! Waiting for what must come true.
 
 use std::fmt::Display;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -20,5 +21,14 @@ pub fn until<T, E: Display>(what: &str, mut probe: impl FnMut() -> Result<T, E>)
             }
             Err(_) => sleep(BETWEEN_LOOKS),
         }
+    }
+}
+
+/// Sets a flag when dropped, so that threads that look at it end also when a test fails.
+pub struct StopOnDrop<'a>(pub &'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
