@@ -31,6 +31,8 @@ const QUIET: Duration = Duration::from_millis(100);
 const JUST_NOW: Duration = Duration::from_millis(3);
 /// When nothing was copied into the database for this long while the WAL grew, nobody else sees to it.
 const ABANDONED: Duration = Duration::from_secs(1);
+/// Pause between two looks at a checkpoint that will take a while.
+const LOOK: Duration = Duration::from_micros(100);
 /// How long a writer's checkpoint is waited for to begin, and to end, to let the WAL be restarted right after.
 const CHECKPOINT_BEGINS: Duration = Duration::from_millis(10);
 const CHECKPOINT_ENDS: Duration = Duration::from_secs(1);
@@ -96,6 +98,8 @@ pub struct Primary {
     commits: AtomicU64,
     pages: AtomicU64,
     bytes: AtomicU64,
+    /// Whether a writer is checkpointing in the commit hook, which sees to the rest itself.
+    inline: AtomicBool,
     failing: AtomicBool,
     last_error: Mutex<Option<String>>,
     thread: Mutex<Option<JoinHandle<()>>>,
@@ -135,6 +139,7 @@ impl Primary {
             commits: AtomicU64::new(0),
             pages: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            inline: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             last_error: Mutex::default(),
             thread: Mutex::default(),
@@ -148,6 +153,7 @@ impl Primary {
             shown: (reached, Instant::now()),
             last_position: reached,
             last_backfill: (0, Instant::now()),
+            last_checkpoint: Duration::ZERO,
             last_news: Instant::now(),
             next_checkpoint: 0,
         };
@@ -243,9 +249,11 @@ impl Primary {
     /// The checkpoint that SQLite would run in the writer's thread, after which the next writer may restart the WAL as it
     /// would without us. Left to the tail when that has the core just now: the writer waits for nobody.
     fn checkpoint_inline(&self, host: Host, schema: &str) {
+        self.inline.store(true, Relaxed);
         let _ = host.checkpoint(schema);
         let allowed =
             self.core.try_lock().is_ok_and(|mut core| self.noted(self.allow_restart(&mut core)) == Some(true));
+        self.inline.store(false, Relaxed);
         if !allowed {
             self.wake.ring();
         }
@@ -331,6 +339,8 @@ struct Tail {
     last_position: Position,
     /// How many frames were in the database, and since when.
     last_backfill: (u32, Instant),
+    /// How long a writer's checkpoint took when one was last watched.
+    last_checkpoint: Duration,
     last_news: Instant,
     next_checkpoint: u32,
 }
@@ -414,8 +424,10 @@ impl Tail {
     /// A writer that commits without a pause checkpoints in between, and goes on microseconds later. That is when it must be
     /// allowed to restart the WAL: after its next commit, not all of it is in the database again.
     /// Returns whether it is. Gives up at the next commit, and soon where no checkpoint was seen for long.
-    fn wait_for_checkpoint(&self) -> Result<bool> {
+    fn wait_for_checkpoint(&mut self) -> Result<bool> {
         let began = Instant::now();
+        // They are much alike: the first part of one can be slept through.
+        let asleep = self.last_checkpoint.mul_f32(0.7);
         let begins = if self.last_backfill.1.elapsed() < ABANDONED { CHECKPOINT_BEGINS } else { Duration::ZERO };
         loop {
             let mut core = self.primary.lock_core();
@@ -424,14 +436,19 @@ impl Tail {
                 return Ok(false);
             }
             if core.allow_restart(&state)? {
+                self.last_checkpoint = began.elapsed();
                 return Ok(true);
             }
             drop(core);
-            let patience = if state.is_being_backfilled() { CHECKPOINT_ENDS } else { begins };
-            if began.elapsed() > patience {
-                return Ok(false);
+            if self.primary.inline.load(Relaxed) {
+                return Ok(true);
             }
-            std::thread::yield_now();
+            let patience = if state.is_being_backfilled() { CHECKPOINT_ENDS } else { begins };
+            match began.elapsed() {
+                elapsed if elapsed > patience => return Ok(false),
+                elapsed if elapsed < asleep => std::thread::sleep(LOOK),
+                _ => std::thread::yield_now(),
+            }
         }
     }
 
