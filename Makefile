@@ -15,7 +15,7 @@ test: ## Run every check and every test
 	@.ci/setup sqlite3
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked
+	cargo test --locked --no-fail-fast
 
 build: ## Build the library: target/release/liblitestream.so (.dylib on macOS)
 	@.ci/setup
