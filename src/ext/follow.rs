@@ -42,6 +42,12 @@ fn arguments(call: &Call, registry: &Registry, function: &'static str) -> Result
         checkpoint_frames: given.frames("checkpoint_frames", defaults.checkpoint_frames)?,
     };
     let path = file_of(call.host(), &schema, "following")?;
+    if let Some(url) = registry.url_of(&path) {
+        return Err(Error::usage(format!(
+            "litestream: {} is being served here, at {url}; litestream_stop() ends that, then it can become a replica",
+            path.display()
+        )));
+    }
     if let Some(follower) = registry.follower(&path) {
         return Err(Error::usage(format!(
             "litestream: {} follows {} already; litestream_stop() ends that",

@@ -19,7 +19,7 @@ impl Options {
         let text = match call.value(i) {
             Value::Null => "{}",
             Value::Text(text) => text,
-            other => return Err(super::mismatch(function, "the options", "a JSON object", &other)),
+            other => return Err(super::mismatch(function, "the text of the options", "a JSON object", &other)),
         };
         let given = match serde_json::from_str(text) {
             Ok(Json::Object(given)) => given,

@@ -69,6 +69,11 @@ impl Registry {
         self.running().served.get(path).map(|served| Arc::clone(&served.primary))
     }
 
+    /// Where the database at `path` is served.
+    pub fn url_of(&self, path: &Path) -> Option<String> {
+        self.running().served.get(path).map(|served| served.url.clone())
+    }
+
     /// The follower of the database at `path`.
     pub fn follower(&self, path: &Path) -> Option<Arc<Follower>> {
         self.running().followed.get(path).map(Arc::clone)

@@ -53,7 +53,7 @@ impl Table for Status {
                 status.reason.into(),
                 follower.url().into(),
                 position(status.position),
-                status.lag.into(),
+                status.lag.map(milli).into(),
                 Output::Null,
                 status.commits.into(),
                 status.pages.into(),
@@ -91,7 +91,7 @@ impl Table for Replicas {
                     replica.commits.into(),
                     replica.pages.into(),
                     replica.bytes.into(),
-                    replica.seconds.into(),
+                    milli(replica.seconds).into(),
                 ]));
             }
         }
@@ -137,6 +137,11 @@ impl Table for Wal {
             Ok(cells)
         })))
     }
+}
+
+/// Seconds with no more digits than mean something.
+fn milli(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
 }
 
 fn shown(path: &Path) -> Output {

@@ -26,7 +26,10 @@ impl<'c> Bootstrap<'c> {
             connection.query_text(c"PRAGMA main.schema_version")?;
         }
         let lock = file.lock_exclusive().map_err(|e| {
-            e.within("a new replica needs its file for itself; end transactions and close other connections on it")
+            e.within(
+                "litestream: a new replica needs its file for itself; end transactions and statements that read from this \
+                 connection (one that reads a table, even a virtual one, does), and close other connections to it",
+            )
         })?;
         file.truncate(0)?;
         Ok(Bootstrap { file, size, read_only, page_one: None, finished: false, _lock: lock })

@@ -101,5 +101,7 @@ pub(super) fn failure(what: impl std::fmt::Display, code: c_int, message: Option
     // SAFETY: sqlite3_errstr returns a static string for any code.
     let general = unsafe { CStr::from_ptr(call!(errstr(code)) as *const c_char) };
     let text = message.unwrap_or(general).to_string_lossy();
-    Error::new(kind, format!("{what}: {text} (SQLite code {code})"))
+    // A primary code reaches SQL beside the message anyway; an extended one would be lost.
+    let extended = if code > 0xff { format!(" (SQLite code {code})") } else { String::new() };
+    Error::new(kind, format!("{what}: {text}{extended}"))
 }
