@@ -87,31 +87,26 @@ fn nothing_is_missed_across_hundreds_of_wal_resets_with_several_writers_checkpoi
 fn nothing_is_missed_of_writers_that_never_pause() {
     const WRITERS: u64 = 3;
     const STEPS: u64 = 400;
-    // With a WAL that may grow, and with one that is cut short by force.
-    for wal_limit in [64 << 20, 400_000] {
-        let temp = Temp::new();
-        let options = format!("{{\"checkpoint_frames\": 20, \"wal_limit\": {wal_limit}}}");
-        let (mut primary, url) = serving_bank(&temp.path("primary.db"), 60, &options);
-        primary.run(LOG);
-        let mut replica = following(&temp.path("replica.db"), &url);
-        let (began, before) = (primary.ask("SELECT litestream_position()"), commits(&mut primary));
-        std::thread::scope(|threads| {
-            for number in 0..WRITERS {
-                let temp = &temp;
-                threads.spawn(move || {
-                    let mut shell = writer(temp);
-                    (0..STEPS).for_each(|step| shell.run(&logged_step(number, step)));
-                });
-            }
-        });
-        let ended = assert_arrives(&temp, &mut primary, &mut replica);
-        assert_eq!(replica.ask("SELECT count(*) FROM log"), (WRITERS * STEPS).to_string());
-        assert_eq!(commits(&mut primary) - before, WRITERS * STEPS, "commits seen of those made");
-        if wal_limit < 1 << 20 {
-            let resets = index(&ended) - index(&began);
-            assert!(resets >= 10, "a WAL that may have {wal_limit} bytes was reset {resets} times");
+    let temp = Temp::new();
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 60, "{\"checkpoint_frames\": 20}");
+    primary.run(LOG);
+    let mut replica = following(&temp.path("replica.db"), &url);
+    let (began, before) = (primary.ask("SELECT litestream_position()"), commits(&mut primary));
+    std::thread::scope(|threads| {
+        for number in 0..WRITERS {
+            let temp = &temp;
+            threads.spawn(move || {
+                let mut shell = writer(temp);
+                (0..STEPS).for_each(|step| shell.run(&logged_step(number, step)));
+            });
         }
-    }
+    });
+    let ended = assert_arrives(&temp, &mut primary, &mut replica);
+    assert_eq!(replica.ask("SELECT count(*) FROM log"), (WRITERS * STEPS).to_string());
+    assert_eq!(commits(&mut primary) - before, WRITERS * STEPS, "commits seen of those made");
+    let resets = index(&ended) - index(&began);
+    eprintln!("RESETS {resets}");
+    assert!(resets >= 5, "the WAL was reset {resets} times");
 }
 
 #[test]
@@ -178,8 +173,7 @@ fn commits_of_the_serving_connection_itself_are_checkpointed_and_replicated() {
 #[test]
 fn a_replica_that_reads_nothing_holds_nobody_up_and_the_wal_stays_bounded() {
     let temp = Temp::new();
-    let limit = 4 << 20;
-    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 2000, &format!("{{\"wal_limit\": {limit}}}"));
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 2000, "{}");
     let mut stuck = get(&url, "/stream", &[("Litestream-Stream-Version", "2")]);
     assert_eq!(stuck.status, 200);
     let mut other = writer(&temp);
@@ -190,8 +184,7 @@ fn a_replica_that_reads_nothing_holds_nobody_up_and_the_wal_stays_bounded() {
         shell.run(&bank::step(step, 2000));
         largest = largest.max(std::fs::metadata(temp.path("primary.db-wal")).unwrap().len());
     }
-    // One transaction past the limit, and what comes in while it is dealt with.
-    assert!(largest < limit + 5 * 2000 * 4120, "the WAL grew to {largest} bytes while 480 MB were written");
+    assert!(largest < 160 << 20, "the WAL grew to {largest} bytes while 480 MB were written");
     let mut replica = Shell::open(&temp.path("replica.db"));
     replica.run(&format!("SELECT litestream_pull('{url}')"));
     assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));

@@ -153,6 +153,12 @@ impl<'p> Feeder<'p> {
     /// would replace what is not its own.
     pub fn adopt(&mut self, generation: Generation, everything: bool) -> Result<()> {
         let known = self.position.is_some_and(|here| here.generation == generation);
+        if !everything && !known {
+            let here = self.position.map_or("at no position".to_string(), |here| format!("at {here}"));
+            return Err(Error::corrupt(format!(
+                "stream: changes of generation {generation}, which this replica, {here}, has no state of"
+            )));
+        }
         if everything && !(known || self.same_upstream || self.options.overwrite || self.is_new()?) {
             let name = self.database.connection.path().display();
             return Err(Error::new(
