@@ -48,7 +48,7 @@ fn logged_step(writer: u64, step: u64) -> String {
 fn nothing_is_missed_across_hundreds_of_wal_resets_with_several_writers_checkpoints_and_vacuum() {
     const ROUNDS: u64 = 220;
     const WRITERS: u64 = 3;
-    const STEPS: u64 = 3;
+    const STEPS: u64 = 2;
     let temp = Temp::new();
     let (mut primary, url) = serving_bank(&temp.path("primary.db"), 60, "{\"checkpoint_frames\": 20}");
     primary.run(LOG);
@@ -106,7 +106,7 @@ fn nothing_is_missed_of_writers_that_never_pause() {
     assert_eq!(commits(&mut primary) - before, WRITERS * STEPS, "commits seen of those made");
     let resets = index(&ended) - index(&began);
     eprintln!("RESETS {resets}");
-    assert!(resets >= 5, "the WAL was reset {resets} times");
+    assert!(resets >= 20, "the WAL was reset {resets} times");
 }
 
 #[test]
