@@ -16,9 +16,10 @@ mod feed;
 mod feed2022;
 mod page_map;
 mod replicas;
+mod served;
 mod tail;
 
 pub use self::core::Seen;
 pub use feed::{Ask, Feed, Step, Version};
 pub use replicas::ReplicaRow;
-pub use tail::{Options, Primary, Status};
+pub use served::{Options, Primary, Status};

@@ -4,10 +4,10 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::Upstream;
 use super::bootstrap::Bootstrap;
 use super::database::{Content, Database, Pending};
 use super::status::Progress;
-use super::{Opened, Upstream, session, session2022};
 use crate::base::{Error, Generation, Kind, PageSize, Position, Result, limits};
 use crate::store::{Sidecar, SidecarLock};
 
@@ -102,19 +102,6 @@ impl<'p> Feeder<'p> {
     /// Where the replica is.
     pub fn position(&self) -> Option<Position> {
         self.position
-    }
-
-    /// Connects once, and applies what comes.
-    pub fn run(&mut self, upstream: &dyn Upstream, until: Until) -> Result<()> {
-        let Opened { version2, page_size, body } = upstream.open(self.position)?;
-        let ended = match version2 {
-            true => session::run(self, body, until),
-            false => session2022::run(self, body, page_size, until),
-        };
-        if ended.as_ref().is_err_and(|e| e.kind() == Kind::Diverged) {
-            self.forget_position()?;
-        }
-        ended
     }
 
     /// Whether the file holds no database yet.
@@ -238,7 +225,8 @@ impl<'p> Feeder<'p> {
         self.progress.set_bytes(bytes, self.database.wal_bytes());
     }
 
-    fn forget_position(&mut self) -> Result<()> {
+    /// What the database holds is no state of the upstream any more.
+    pub fn forget_position(&mut self) -> Result<()> {
         self.position = None;
         self.durable = None;
         self.progress.lost_position();

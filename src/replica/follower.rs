@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::feeder::{Feeder, Options, Until};
 use super::status::{Progress, State};
-use super::{StatusRow, Upstream};
+use super::{StatusRow, Upstream, stream};
 use crate::base::{Error, Kind, Position, Result, limits};
 use crate::sqlite::{guarded, random_bytes};
 
@@ -17,7 +17,7 @@ use crate::sqlite::{guarded, random_bytes};
 pub fn pull(path: &Path, vfs: &CStr, upstream: &dyn Upstream, options: Options) -> Result<Position> {
     let progress = Progress::new(None);
     let mut feeder = Feeder::open(path, vfs, upstream, options, &progress, &|| false)?;
-    let ended = feeder.run(upstream, Until::CaughtUp);
+    let ended = stream::run(&mut feeder, upstream, Until::CaughtUp);
     upstream.shutdown();
     ended?;
     feeder.make_durable()?;
@@ -118,7 +118,7 @@ fn run(
     let mut pause = limits::RETRY_MIN;
     while !stopped() {
         let began = Instant::now();
-        let ended = feeder.run(upstream, Until::Stopped);
+        let ended = stream::run(&mut feeder, upstream, Until::Stopped);
         // What was applied is kept whatever ended the stream.
         let kept = if feeder.is_new()? { Ok(()) } else { feeder.make_durable() };
         if stopped() {

@@ -19,6 +19,7 @@ mod session;
 mod session2022;
 mod stage;
 mod status;
+mod stream;
 mod upstream;
 
 pub use feeder::Options;
