@@ -195,8 +195,11 @@ impl<'p> Feeder<'p> {
     /// A new replica was written up to `position`.
     pub fn made(&mut self, position: Position, time: Option<i64>, pages: u32) -> Result<()> {
         self.replaces = false;
+        self.position = Some(position);
+        // This opens the WAL, during which others find the database busy. So it is not said to be there before.
+        self.make_durable()?;
         self.arrive(position, time, 1, u64::from(pages));
-        self.make_durable()
+        Ok(())
     }
 
     /// Makes what was applied durable, and then the position.
