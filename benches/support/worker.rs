@@ -2,9 +2,12 @@
 //!
 //! A request is a line `{"do": NAME, ...}`, the answer a line of JSON, `{"error": TEXT}` if it failed.
 
-use std::io::{BufRead, BufReader, Lines, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, ChildStdin, ChildStdout, Command, ExitCode, Stdio};
+use std::process::{Child, ChildStdin, Command, ExitCode, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::Duration;
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -14,11 +17,14 @@ use super::{Result, clock, db, machine};
 /// The argument that makes this program a worker.
 pub const FLAG: &str = "--worker";
 
+/// How long an answer may take before the bench gives up.
+const PATIENCE: Duration = Duration::from_secs(600);
+
 /// A worker as the bench sees it. Dropping it ends the process.
 pub struct Worker {
     process: Child,
     requests: Option<ChildStdin>,
-    answers: Lines<BufReader<ChildStdout>>,
+    answers: Receiver<std::io::Result<String>>,
 }
 
 impl Worker {
@@ -27,7 +33,9 @@ impl Worker {
         let mut process =
             Command::new(std::env::current_exe()?).arg(FLAG).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let requests = process.stdin.take();
-        let answers = BufReader::new(process.stdout.take().ok_or("no pipe from the worker")?).lines();
+        let output = BufReader::new(process.stdout.take().ok_or("no pipe from the worker")?);
+        let (tell, answers) = channel();
+        thread::spawn(move || output.lines().try_for_each(|line| tell.send(line)));
         let mut worker = Worker { process, requests, answers };
         worker.ask(json!({"do": "open", "path": path}))?;
         Ok(worker)
@@ -54,7 +62,8 @@ impl Worker {
 
     /// Waits for the answer to the request that was sent.
     pub fn answer(&mut self) -> Result<Value> {
-        let line = self.answers.next().ok_or("a worker ended without an answer")??;
+        let line =
+            self.answers.recv_timeout(PATIENCE).map_err(|error| format!("no answer from a worker: {error}"))??;
         let answer: Value = serde_json::from_str(&line)?;
         match answer.get("error") {
             Some(error) => Err(error.to_string().into()),
