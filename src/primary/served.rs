@@ -87,10 +87,13 @@ impl Primary {
         let core = Core::open(path, vfs)?;
         let sidecar = Sidecar::of(path);
         let lock = sidecar.lock("serve it")?;
-        let checkpointer = Connection::open(path, vfs, OpenMode::Existing)?;
-        // A connection opens the WAL when it first reads; before that SQLite takes its checkpoints for nothing to do.
-        checkpointer.pin()?;
-        checkpointer.unpin();
+        let open = || Connection::open(path, vfs, OpenMode::Existing);
+        let own = [open()?, open()?];
+        for connection in &own {
+            // A connection opens the WAL when it first reads; before that SQLite takes its checkpoints for nothing to do.
+            connection.pin()?;
+            connection.unpin();
+        }
         let file_name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let reached = core.position();
         let primary = Arc::new(Primary {
@@ -115,7 +118,7 @@ impl Primary {
             _lock: lock,
         });
         sidecar.show_position(&reached)?;
-        let handle = Tail::start(Arc::clone(&primary), checkpointer, sidecar, reached)?;
+        let handle = Tail::start(Arc::clone(&primary), own, sidecar, reached)?;
         primary.wake.set_thread(handle.thread().clone());
         *locked(&primary.thread) = Some(handle);
         Ok(primary)

@@ -6,9 +6,9 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use super::Primary;
-use crate::base::{Error, Position, Result};
+use crate::base::{Error, FrameNo, Position, Result};
 use crate::sqlite::{Connection, guarded};
-use crate::store::Sidecar;
+use crate::store::{Sidecar, glance};
 
 /// After a look that found something, the next one comes no sooner: what is committed meanwhile goes out as one. Doubles
 /// while each look finds many commits, so that a writer flat out is not slowed by being watched.
@@ -26,6 +26,8 @@ const QUIET: Duration = Duration::from_millis(100);
 const JUST_NOW: Duration = Duration::from_millis(3);
 /// When nothing was copied into the database for this long while the WAL grew, nobody else sees to it.
 const ABANDONED: Duration = Duration::from_secs(1);
+/// How often the wal-index is glanced at before anything else is looked at.
+const GLANCES: u32 = 2000;
 /// Pause between two looks at a checkpoint that will take a while.
 const LOOK: Duration = Duration::from_micros(100);
 /// How long a writer's checkpoint is waited for to begin, and to end, to let the WAL be restarted right after.
@@ -40,6 +42,8 @@ const AFTER_ERROR: Duration = Duration::from_millis(200);
 pub(super) struct Tail {
     primary: Arc<Primary>,
     checkpointer: Connection,
+    /// Its read transaction keeps checkpoints of others from what is not worth their while.
+    brake: Connection,
     sidecar: Sidecar,
     /// The position others see in the sidecar, and since when.
     shown: (Position, Instant),
@@ -49,26 +53,30 @@ pub(super) struct Tail {
     /// How long a writer's checkpoint took when one was last watched.
     last_checkpoint: Duration,
     last_news: Instant,
+    /// How long the WAL was, in frames.
+    frames: u32,
     next_checkpoint: u32,
 }
 
 impl Tail {
-    /// Starts the thread. `checkpointer` is a connection for its checkpoints, `reached` what has been seen so far.
+    /// Starts the thread, with two connections for itself. `reached` is what has been seen so far.
     pub fn start(
         primary: Arc<Primary>,
-        checkpointer: Connection,
+        [checkpointer, brake]: [Connection; 2],
         sidecar: Sidecar,
         reached: Position,
     ) -> Result<JoinHandle<()>> {
         let tail = Tail {
             primary,
             checkpointer,
+            brake,
             sidecar,
             shown: (reached, Instant::now()),
             last_position: reached,
             last_backfill: (0, Instant::now()),
             last_checkpoint: Duration::ZERO,
             last_news: Instant::now(),
+            frames: 0,
             next_checkpoint: 0,
         };
         let spawned = std::thread::Builder::new().name("litestream-tail".into()).spawn(move || tail.run());
@@ -83,7 +91,7 @@ impl Tail {
             if let Some(commits) = self.primary.noted(turn).flatten() {
                 gather = if commits >= MANY { (gather * 2).min(LONGEST_GATHER) } else { GATHER };
                 nap = NAP;
-                std::thread::sleep(gather);
+                self.gather(gather);
                 continue;
             }
             if failed {
@@ -94,6 +102,14 @@ impl Tail {
         }
         // The generation ends here, and with it the meaning of its positions.
         self.primary.noted(self.sidecar.forget_position());
+    }
+
+    /// Lets commits gather; but a checkpoint that may come any moment must not be slept through.
+    fn gather(&self, time: Duration) {
+        let (frames, due) = (self.frames, self.primary.options.checkpoint_frames);
+        if frames < due {
+            std::thread::sleep(if frames < due - due / 4 { time } else { GATHER });
+        }
     }
 
     /// One look. How many commits were new.
@@ -108,6 +124,7 @@ impl Tail {
         }
         let (frames, position) = (core.seen().last.0, core.position());
         drop(core);
+        self.frames = frames;
         self.show(position)?;
         if state.backfilled != self.last_backfill.0 || frames == 0 {
             self.last_backfill = (state.backfilled, Instant::now());
@@ -132,54 +149,142 @@ impl Tail {
     fn keep_wal_short(&mut self, frames: u32) -> Result<()> {
         let due = self.primary.options.checkpoint_frames;
         if frames < due - due / 4 {
+            self.brake.unpin();
             self.next_checkpoint = 0;
             return Ok(());
         }
         let since = self.last_news.elapsed();
-        if since < JUST_NOW && frames >= due && self.wait_for_checkpoint()? {
-            return Ok(());
+        if since >= JUST_NOW {
+            self.brake.unpin();
+        } else if frames >= due {
+            return self.go_along(frames);
         }
         // A checkpoint of ours that runs when a writer wants to checkpoint for itself keeps it from doing so before its
         // next transaction begins. So only when there is no writer, or none that does.
-        let left_to_us = since >= QUIET || self.last_backfill.1.elapsed() >= ABANDONED;
-        if !left_to_us || frames < self.next_checkpoint {
+        if since < QUIET && self.last_backfill.1.elapsed() < ABANDONED {
             return Ok(());
         }
-        self.next_checkpoint = frames.saturating_add(due / 4 + 1);
+        self.checkpoint(frames)
+    }
+
+    fn checkpoint(&mut self, frames: u32) -> Result<()> {
+        if frames < self.next_checkpoint {
+            return Ok(());
+        }
+        self.next_checkpoint = frames.saturating_add(self.primary.options.checkpoint_frames / 4 + 1);
         self.checkpointer.checkpoint()?;
         self.primary.allow_restart(&mut self.primary.lock_core()).map(drop)
     }
 
+    /// Goes along with a writer that does not pause: each commit of its is followed by a checkpoint now, until the WAL is
+    /// restarted. Where the moment for that was missed, those checkpoints would copy a frame or two each, with two syncs. So
+    /// a read transaction is put in their way, at which they find nothing to do, until one is worth its while again.
+    fn go_along(&mut self, frames: u32) -> Result<()> {
+        let due = self.primary.options.checkpoint_frames;
+        if self.brake.is_pinned() && frames.saturating_sub(self.last_backfill.0) < due {
+            return Ok(());
+        }
+        self.brake.unpin();
+        match self.wait_for_checkpoint()? {
+            Waited::Restartable => Ok(()),
+            Waited::Missed => self.brake.pin(),
+            Waited::InVain if self.last_backfill.1.elapsed() >= ABANDONED => self.checkpoint(frames),
+            Waited::InVain => Ok(()),
+        }
+    }
+
     /// A writer that commits without a pause checkpoints in between, and goes on microseconds later. That is when it must be
     /// allowed to restart the WAL: after its next commit, not all of it is in the database again.
-    /// Returns whether it is. Gives up at the next commit, and soon where no checkpoint was seen for long.
-    fn wait_for_checkpoint(&mut self) -> Result<bool> {
+    /// Gives up when commits have come after it, and soon where no checkpoint was seen for long.
+    fn wait_for_checkpoint(&mut self) -> Result<Waited> {
         let began = Instant::now();
-        // They are much alike: the first part of one can be slept through.
-        let asleep = self.last_checkpoint.mul_f32(0.7);
+        let primary = Arc::clone(&self.primary);
+        let mut state = primary.lock_core().look()?;
+        let before = state.backfilled;
+        let large = state.header.last.0.saturating_sub(before) > primary.options.checkpoint_frames / 2;
+        // They are much alike: the first part of a large one can be slept through.
+        let asleep = if large { self.last_checkpoint.mul_f32(0.6) } else { Duration::ZERO };
         let begins = if self.last_backfill.1.elapsed() < ABANDONED { CHECKPOINT_BEGINS } else { Duration::ZERO };
         loop {
-            let mut core = self.primary.lock_core();
+            match self.glance_at(state.header.last)? {
+                Glance::Commit if state.is_being_backfilled() => return Ok(Waited::Missed),
+                Glance::Done if self.seize_restart()? => {
+                    if large {
+                        self.last_checkpoint = began.elapsed();
+                    }
+                    return Ok(Waited::Restartable);
+                }
+                _ => {}
+            }
+            if primary.inline.load(Relaxed) {
+                return Ok(Waited::Restartable);
+            }
+            let mut core = primary.lock_core();
+            primary.look(&mut core)?;
+            state = core.look()?;
+            drop(core);
+            match began.elapsed() {
+                _ if state.backfilled > before && !state.is_backfilled() => return Ok(Waited::Missed),
+                elapsed if elapsed > if state.is_being_backfilled() { CHECKPOINT_ENDS } else { begins } => {
+                    return Ok(Waited::InVain);
+                }
+                elapsed if elapsed < asleep && state.is_being_backfilled() => std::thread::sleep(LOOK),
+                _ => {}
+            }
+        }
+    }
+
+    /// Looks at the wal-index for some microseconds, as closely as can be: a writer goes on 3 to 5 after its checkpoint.
+    fn glance_at(&self, seen: FrameNo) -> Result<Glance> {
+        let index = self.checkpointer.wal_index()?;
+        for _ in 0..GLANCES {
+            let (last, backfilled) = glance(&index)?;
+            if last != seen {
+                return Ok(Glance::Commit);
+            }
+            if backfilled == last.0 {
+                return Ok(Glance::Done);
+            }
+            std::hint::spin_loop();
+        }
+        Ok(Glance::Nothing)
+    }
+
+    /// Allows the WAL to be restarted now that all of it is in the database. A checkpointer keeps read lock 0 for a moment
+    /// after it has said so.
+    fn seize_restart(&self) -> Result<bool> {
+        let mut core = self.primary.lock_core();
+        for _ in 0..20 {
             let state = core.look()?;
             if core.is_news(&state) {
                 return Ok(false);
             }
             if core.allow_restart(&state)? {
-                self.last_checkpoint = began.elapsed();
                 return Ok(true);
-            }
-            drop(core);
-            if self.primary.inline.load(Relaxed) {
-                return Ok(true);
-            }
-            let patience = if state.is_being_backfilled() { CHECKPOINT_ENDS } else { begins };
-            match began.elapsed() {
-                elapsed if elapsed > patience => return Ok(false),
-                elapsed if elapsed < asleep => std::thread::sleep(LOOK),
-                _ => std::thread::yield_now(),
             }
         }
+        Ok(false)
     }
+}
+
+/// What came of waiting for a checkpoint.
+enum Waited {
+    /// It is complete and the WAL may be restarted, or the commit hook sees to that.
+    Restartable,
+    /// Something was committed before.
+    Missed,
+    /// None began, or it took too long.
+    InVain,
+}
+
+/// What was seen of a checkpoint.
+enum Glance {
+    /// All is in the database.
+    Done,
+    /// Something was committed.
+    Commit,
+    /// Neither yet.
+    Nothing,
 }
 
 /// Lets writers of this process wake the thread.

@@ -1,9 +1,9 @@
 //! A private connection of the library to a database the host has open.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::{Path, PathBuf};
-use std::ptr;
+use std::ptr::{self, NonNull};
 
 use sqlite3ext_sys::{sqlite3, sqlite3_file, sqlite3_stmt};
 
@@ -48,6 +48,8 @@ pub struct Connection {
     db: *mut sqlite3,
     pin: Cell<*mut sqlite3_stmt>,
     pinned: Cell<bool>,
+    /// The shared memory mapped so far. Asking SQLite for it takes a mutex that every lock of the process needs.
+    regions: RefCell<Vec<NonNull<u8>>>,
     path: PathBuf,
 }
 
@@ -64,6 +66,7 @@ impl Connection {
             db: ptr::null_mut(),
             pin: Cell::new(ptr::null_mut()),
             pinned: Cell::new(false),
+            regions: RefCell::default(),
             path: path.to_path_buf(),
         };
         // SAFETY: both strings are NUL-terminated and outlive the call; the handle is closed by Drop even when opening
@@ -165,7 +168,7 @@ impl Connection {
 
     /// The wal-index, once the connection has read the database in WAL mode.
     pub fn wal_index(&self) -> Result<WalIndex<'_>> {
-        self.database().and_then(WalIndex::new)
+        self.database().and_then(|file| WalIndex::new(file, &self.regions))
     }
 
     fn file(&self, which: c_int, name: &'static str) -> Result<File<'_>> {

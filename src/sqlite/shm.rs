@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
 use super::file::{File, check};
 use crate::base::{Error, Kind, Result};
@@ -38,16 +38,16 @@ impl LockMode {
 /// Other processes change the words at any time, so they are only ever read and written as atomics.
 pub struct WalIndex<'c> {
     file: File<'c>,
-    regions: RefCell<Vec<NonNull<u8>>>,
+    regions: &'c RefCell<Vec<NonNull<u8>>>,
 }
 
 impl<'c> WalIndex<'c> {
-    /// The wal-index of a database file.
-    pub(super) fn new(file: File<'c>) -> Result<WalIndex<'c>> {
+    /// The wal-index of a database file, of which `regions` are mapped already.
+    pub(super) fn new(file: File<'c>, regions: &'c RefCell<Vec<NonNull<u8>>>) -> Result<WalIndex<'c>> {
         if file.methods().iVersion < 2 || file.methods().xShmMap.is_none() {
             return Err(Error::usage("litestream: this VFS has no shared memory, which a WAL database needs"));
         }
-        Ok(WalIndex { file, regions: RefCell::new(Vec::new()) })
+        Ok(WalIndex { file, regions })
     }
 
     /// Word (4 bytes) at byte `offset` of `region`.
@@ -83,8 +83,8 @@ impl<'c> WalIndex<'c> {
 
     /// Orders all that was written before against all that is written after, for every process.
     pub fn barrier(&self) {
-        // SAFETY: a file with xShmMap has xShmBarrier.
-        unsafe { self.file.methods().xShmBarrier.map(|f| f(self.file.raw.as_ptr())) };
+        // What xShmBarrier does, but for a mutex it takes on top.
+        fence(Ordering::SeqCst);
     }
 
     /// Takes `n` locks from number `first` on for itself alone. None when somebody else holds one of them.

@@ -10,6 +10,6 @@ mod writer;
 pub use log_reader::{LogFile, LoggedFrame};
 pub use lookup::read_page;
 pub use sidecar::{Sidecar, SidecarLock};
-pub use walindex::{State, page_of, state, valid_state};
+pub use walindex::{State, glance, page_of, state, valid_state};
 pub use watch::Watch;
 pub use writer::{Appended, WalWriter, restart};

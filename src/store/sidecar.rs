@@ -21,7 +21,14 @@ pub struct Sidecar {
 
 /// The right to serve or feed the database, kept from all other processes until dropped.
 pub struct SidecarLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for SidecarLock {
+    /// Closing the file would not do: a child that the host is just forking has it open too.
+    fn drop(&mut self) {
+        let _ = self.file.unlock();
+    }
 }
 
 impl Sidecar {
@@ -60,7 +67,7 @@ impl Sidecar {
             Err(TryLockError::Error(e)) => return Err(cannot(e)),
         }
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
-        Ok(SidecarLock { _file: file })
+        Ok(SidecarLock { file })
     }
 
     /// The position the replica is known to have reached. A missing or damaged file is none.
