@@ -5,6 +5,7 @@
 mod support;
 
 use std::io::Read;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use support::*;
 
@@ -209,6 +210,38 @@ fn a_replica_that_reads_slowly_ends_with_the_same() {
         assert_arrives(&temp, &mut primary, &mut replica);
     }
     assert_eq!(replica.ask("SELECT reconnects FROM litestream_status"), "0", "all in one stream");
+}
+
+#[test]
+fn a_replica_made_while_the_primary_is_written_to_is_whole() {
+    let temp = Temp::new();
+    let database = temp.path("primary.db");
+    let (mut primary, url) = serving_bank(&database, 8000, "{}");
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let _stop = StopOnDrop(&stop);
+        threads.spawn(|| {
+            let mut shell = writer(&temp);
+            for step in 0.. {
+                // Pages all over the file, which must be of one state wherever they are.
+                let spread = "UPDATE ballast SET version = (SELECT n FROM counter) WHERE id % 100 = 0; COMMIT;";
+                shell.run(&bank::step(step, 0).replace("COMMIT;", spread));
+                if stop.load(Ordering::SeqCst) {
+                    return;
+                }
+            }
+        });
+        for round in 0..6 {
+            let made = temp.path(&format!("made-{round}.db"));
+            let mut replica = Shell::open(&made);
+            replica.run(&format!("SELECT litestream_pull('{url}')"));
+            bank::Witness::default().see(&replica.ask(&bank::judge("integrity_check")));
+            let states = "SELECT version = n, count(*) FROM ballast, counter WHERE id % 100 = 0 GROUP BY 1";
+            assert_eq!(replica.ask(states), "1|80", "rows of the newest state");
+        }
+    });
+    let mut replica = following(&temp.path("replica.db"), &url);
+    assert_arrives(&temp, &mut primary, &mut replica);
 }
 
 #[test]

@@ -3,9 +3,14 @@
 //! Nobody can read the file meanwhile: it is locked exclusively. Page 1 comes last, after all else is durable, so that what
 //! a crash leaves of it starts with zeros and is no database to anyone; the next attempt begins again.
 
+use std::time::Duration;
+
 use super::stage::mark;
 use crate::base::{Error, Kind, PageSize, Pgno, Result};
 use crate::sqlite::{Connection, Exclusive, File};
+
+/// How long those who read the empty file are waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A file being filled.
 pub(super) struct Bootstrap<'c> {
@@ -25,7 +30,7 @@ impl<'c> Bootstrap<'c> {
             // SQLite takes away a WAL that is left of an earlier database of this name when it reads an empty file.
             connection.query_text(c"PRAGMA main.schema_version")?;
         }
-        let lock = file.lock_exclusive().map_err(|e| {
+        let lock = file.lock_exclusive(PATIENCE).map_err(|e| {
             e.within(
                 "litestream: a new replica needs its file for itself; end transactions and statements that read from this \
                  connection (one that reads a table, even a virtual one, does), and close other connections to it",

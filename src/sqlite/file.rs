@@ -3,6 +3,7 @@
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
+use std::time::{Duration, Instant};
 
 use sqlite3ext_sys::{sqlite3_file, sqlite3_io_methods};
 
@@ -16,6 +17,8 @@ const SYNC_NORMAL: c_int = 2;
 /// Most bytes given to one xRead or xWrite: SQLite never asks for more than a page, and its unix VFS takes only the low 17
 /// bits of the amount.
 const PIECE: usize = 1 << 16;
+const BUSY: c_int = 5;
+const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 const LOCK_SHARED: c_int = 1;
 const LOCK_EXCLUSIVE: c_int = 4;
 
@@ -95,14 +98,22 @@ impl<'c> File<'c> {
     }
 
     /// Locks the database file against everyone, readers too, until the guard goes
-    /// (<https://www.sqlite.org/lockingv3.html>). Only for a file that no connection of this process reads.
-    pub fn lock_exclusive(&self) -> Result<Exclusive<'c>> {
+    /// (<https://www.sqlite.org/lockingv3.html>). Only for a file that no connection of this process reads. Others that read
+    /// are waited for up to `patience`; none can begin to meanwhile.
+    pub fn lock_exclusive(&self, patience: Duration) -> Result<Exclusive<'c>> {
         let exclusive = Exclusive { file: *self };
+        let deadline = Instant::now() + patience;
         for level in [LOCK_SHARED, LOCK_EXCLUSIVE] {
-            // SAFETY: the levels are taken in the order xLock prescribes; a failed one leaves what was held, which the
-            // guard gives back.
-            let rc = unsafe { self.methods().xLock.map_or(1, |f| f(self.raw.as_ptr(), level)) };
-            check("locking the database file", rc)?;
+            loop {
+                // SAFETY: the levels are taken in the order xLock prescribes; a failed one leaves what was held, which the
+                // guard gives back.
+                let rc = unsafe { self.methods().xLock.map_or(1, |f| f(self.raw.as_ptr(), level)) };
+                if rc != BUSY || Instant::now() >= deadline {
+                    check("locking the database file", rc)?;
+                    break;
+                }
+                std::thread::sleep(BETWEEN_TRIES);
+            }
         }
         Ok(exclusive)
     }

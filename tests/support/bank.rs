@@ -1,45 +1,57 @@
-//! A workload whose every state can be judged: money moves between accounts, so its sum stays, and each transaction
-//! counts one up. Some transactions change many pages.
+//! A workload whose every state can be judged: money moves between an account and a vault, which lie at the two ends of the
+//! file, so its sum stays only if a transaction is there as a whole; and each transaction counts one up. Some transactions
+//! change many pages.
 
-/// How much money there is in all accounts together.
-pub const TOTAL: i64 = ACCOUNTS * 100;
+/// How much money there is altogether.
+pub const TOTAL: i64 = (ACCOUNTS + VAULTS) * 100;
 const ACCOUNTS: i64 = 1000;
+const VAULTS: i64 = 50;
 
 /// SQL that makes the tables, the ballast with rows of about a page each.
 pub fn create(ballast: u32, page_size: u32) -> String {
+    let rows = |n: i64| {
+        format!(
+            "WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < {n}) SELECT n, 100, 'number ' || n FROM i"
+        )
+    };
     format!(
         "CREATE TABLE account(id INTEGER PRIMARY KEY, balance INTEGER, note TEXT);
          CREATE TABLE counter(n INTEGER);
          CREATE TABLE ballast(id INTEGER PRIMARY KEY, version INTEGER, bytes BLOB);
-         WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < {ACCOUNTS})
-         INSERT INTO account SELECT n, 100, 'account number ' || n FROM i;
          CREATE INDEX by_balance ON account(balance, note);
          INSERT INTO counter VALUES (0);
+         INSERT INTO account {};
          WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < {ballast})
-         INSERT INTO ballast SELECT n, 0, randomblob({}) FROM i;",
-        page_size * 3 / 4
+         INSERT INTO ballast SELECT n, 0, randomblob({}) FROM i;
+         CREATE TABLE vault(id INTEGER PRIMARY KEY, balance INTEGER, note TEXT);
+         INSERT INTO vault {};",
+        rows(ACCOUNTS),
+        page_size * 3 / 4,
+        rows(VAULTS)
     )
 }
 
-/// SQL of one transaction: moves money, counts up, and changes about `pages` pages more. `seed` chooses the accounts.
+/// SQL of one transaction: moves money, counts up, and changes about `pages` pages more. `seed` chooses who pays.
 pub fn step(seed: u64, pages: u32) -> String {
-    let from = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
-    let (from, to) = (from as i64 % ACCOUNTS + 1, (from as i64 / ACCOUNTS) % ACCOUNTS + 1);
-    let amount = seed % 17;
+    let from = (seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33) as i64;
+    let (account, vault, amount) = (from % ACCOUNTS + 1, from / ACCOUNTS % VAULTS + 1, seed % 17 + 1);
     format!(
         "BEGIN IMMEDIATE;
-         UPDATE account SET balance = balance - {amount} WHERE id = {from};
-         UPDATE account SET balance = balance + {amount} WHERE id = {to};
+         UPDATE account SET balance = balance - {amount} WHERE id = {account};
+         UPDATE vault SET balance = balance + {amount} WHERE id = {vault};
          UPDATE ballast SET version = version + 1 WHERE id <= {pages};
          UPDATE counter SET n = n + 1;
          COMMIT;"
     )
 }
 
+/// SQL that gives the sum of all money.
+pub const SUM: &str = "SELECT (SELECT sum(balance) FROM account) + (SELECT sum(balance) FROM vault)";
+
 /// SQL that judges a state in one read transaction: three rows, the count, the sum, and `ok` when `check` (such as
 /// `integrity_check`) finds nothing wrong.
 pub fn judge(check: &str) -> String {
-    format!("BEGIN; SELECT n FROM counter; SELECT sum(balance) FROM account; PRAGMA {check}; COMMIT;")
+    format!("BEGIN; SELECT n FROM counter; {SUM}; PRAGMA {check}; COMMIT;")
 }
 
 /// What a reader has seen so far.
