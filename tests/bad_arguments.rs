@@ -160,6 +160,7 @@ fn frames_that_fit_no_database_are_refused() {
         (format!("{lock_page}, 0, zeroblob(512)"), "lock-byte"),
         ("2, -1, zeroblob(512)".to_string(), "-1"),
         ("2, 4294967296, zeroblob(512)".to_string(), "4294967296"),
+        (format!("1, {pages}, zeroblob(512)"), "database"),
         ("NULL, 10, zeroblob(512)".to_string(), ""),
         ("'2', 10, zeroblob(512)".to_string(), ""),
         ("2.5, 10, zeroblob(512)".to_string(), ""),
@@ -187,8 +188,8 @@ fn frames_that_fit_no_database_are_refused() {
 #[test]
 fn a_commit_size_of_0_pages_commits_nothing() {
     let mut victim = Victim::new(512);
-    victim.shell.run("SELECT litestream_apply_frame(1, 0, zeroblob(512))");
     victim.shell.run("SELECT litestream_apply_frame(2, 0, zeroblob(512))");
+    victim.shell.run("SELECT litestream_apply_frame(3, 0, zeroblob(512))");
     victim.assert_untouched("frames without a commit");
 }
 

@@ -85,6 +85,8 @@ fn wrong_streams(page_size: u32) -> Vec<(&'static str, Vec<u8>, &'static str)> {
     reserved.payload[7] = 1;
     let lock_page = (1 << 30) / page_size + 1;
     let zeros = vec![0; size];
+    let mut resized = page(1).1.to_vec();
+    resized[16..18].copy_from_slice(&if page_size == 512 { 1024u16 } else { 512 }.to_be_bytes());
     let other_size = if page_size == 512 { 1024 } else { 512 };
     vec![
         ("a record of type 0", instead(1, Record::new(0, LATER, vec![0; 600])), "type 0"),
@@ -115,6 +117,8 @@ fn wrong_streams(page_size: u32) -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("a commit that is too short", instead(good.len() - 1, Record::new(COMMIT, LATER, vec![0; 23])), "23"),
         ("everything but page 1", with(&[begin(), stream::pages(&[page(2), page(3)]), commit()]), "page"),
         ("everything but page 2", with(&[begin(), stream::pages(&[page(1), page(3)]), commit()]), "page"),
+        ("a page 1 that is no database", instead(1, stream::pages(&[(1, &zeros[..]), page(2)])), "database"),
+        ("a page 1 with another page size", instead(1, stream::pages(&[(1, &resized[..]), page(2)])), "page"),
         ("an error", with(&[begin(), stream::error(LATER, "the disk is on fire")]), "the disk is on fire"),
         ("an error at once", with(&[stream::error(LATER, "the disk is on fire")]), "the disk is on fire"),
         ("an error that is no text", instead(1, Record::new(ERROR, LATER, vec![0xff; 10])), ""),
@@ -252,19 +256,23 @@ fn a_version_1_stream_that_is_wrong_shows_nothing_of_what_is_wrong() {
     let mut header = wal[..32].to_vec();
     header[10] ^= 1;
     let cases = [
-        ("a frame with wrong salts", changed(8), ""),
-        ("a frame with a wrong checksum", changed(16), ""),
-        ("a frame with a changed page", changed(100), ""),
-        ("a WAL header with a wrong checksum", with(vec![snapshot(), segment(0, &header)]), ""),
+        ("a frame with wrong salts", changed(8), "salts"),
+        ("a frame with a wrong checksum", changed(16), "checksum"),
+        ("a frame with a changed page", changed(100), "checksum"),
+        ("a WAL header with a wrong checksum", with(vec![snapshot(), segment(0, &header)]), "WAL header"),
         ("a segment that is no LZ4", with(vec![snapshot(), Record::new(SEGMENT, At(OTHER, 0, 0), vec![7; 50])]), "LZ4"),
-        ("a segment with half a frame", with(vec![snapshot(), good[1].clone(), segment(32, &frame[..300])]), ""),
-        ("a gap between segments", with(vec![snapshot(), good[1].clone(), good[3].clone()]), ""),
-        ("segments without a WAL header", with(vec![snapshot(), good[2].clone()]), ""),
-        ("segments without a snapshot", with(good[1..].to_vec()), ""),
-        ("a segment of another generation", with(vec![snapshot(), good[1].clone(), other_generation]), ""),
-        ("a snapshot that is no database", with(vec![no_database]), ""),
+        (
+            "a segment with half a frame",
+            with(vec![snapshot(), good[1].clone(), segment(32, &frame[..300])]),
+            "300 bytes",
+        ),
+        ("a gap between segments", with(vec![snapshot(), good[1].clone(), good[3].clone()]), "expected"),
+        ("segments without a WAL header", with(vec![snapshot(), good[2].clone()]), "expected"),
+        ("segments without a snapshot", with(good[1..].to_vec()), "generation"),
+        ("a segment of another generation", with(vec![snapshot(), good[1].clone(), other_generation]), "generation"),
+        ("a snapshot that is no database", with(vec![no_database]), "database"),
         ("a snapshot with a byte too many", with(vec![odd]), ""),
-        ("a snapshot with other pages", with(vec![other_size]), ""),
+        ("a snapshot with other pages", with(vec![other_size]), "page"),
         ("a snapshot of 2^63 bytes", [snapshot().header(1 << 63), wal.clone()].concat(), "9223372036854775808"),
         ("a segment of 2^63 bytes", [snapshot().encode(), good[1].header(1 << 63)].concat(), "9223372036854775808"),
         ("a text", b"cannot obtain WAL iterator: something went wrong\n".to_vec(), "type"),
@@ -288,7 +296,7 @@ fn a_version_1_stream_cut_anywhere_leaves_a_state_that_was() {
     let bytes = stream::encode(&records);
     for at in cuts(&records) {
         let mut victim = Victim::empty(512);
-        victim.says(Answer::V1(bytes[..at].to_vec()));
+        victim.says(Answer::V1Ended(bytes[..at].to_vec()));
         let pull = victim.pull();
         let pulled = victim.shell.answer(&pull);
         let what = format!("cut at byte {at}, pulled {pulled:?}");

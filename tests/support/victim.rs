@@ -21,8 +21,10 @@ pub enum Answer {
     V2(Vec<u8>),
     /// A version 2 stream that is cut off.
     V2Cut(Vec<u8>),
-    /// A version 1 stream that ends in order.
+    /// A version 1 stream that goes silent, as those of 2022 do.
     V1(Vec<u8>),
+    /// A version 1 stream that ends in order.
+    V1Ended(Vec<u8>),
     /// Bytes, and then the connection ends.
     Raw(Vec<u8>),
     /// Nothing, for ever.
@@ -73,6 +75,11 @@ impl Victim {
                     reply.send(&bytes);
                 }
                 Answer::V1(bytes) => {
+                    reply.stream_v1(page_size);
+                    reply.send(&bytes);
+                    reply.hold();
+                }
+                Answer::V1Ended(bytes) => {
                     reply.stream_v1(page_size);
                     reply.send(&bytes);
                     reply.end();
