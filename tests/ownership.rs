@@ -114,6 +114,34 @@ fn a_writable_replica_stays_writable_while_commits_arrive() {
 }
 
 #[test]
+fn a_local_write_to_a_followed_replica_is_noticed_and_undone() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp.path("primary.db"));
+    let mut replica = Shell::open(&temp.path("replica.db"));
+    replica.run(&format!("SELECT litestream_follow('{url}', '{{\"writable\": true}}')"));
+    stock(&temp.path("replica.db"), "INSERT INTO t(x) VALUES ('local'); CREATE TABLE mine(x)");
+    primary.run("INSERT INTO t(x) VALUES ('two')");
+    until_gives(&mut replica, "SELECT last_error LIKE '%written to by somebody else%' FROM litestream_status", "1");
+    catch_up(&mut primary, &mut replica);
+    assert_eq!(replica.ask("SELECT group_concat(x) FROM t"), "one,two");
+    assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
+}
+
+#[test]
+fn a_local_write_between_two_pulls_is_undone() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp.path("primary.db"));
+    let mut replica = Shell::open(&temp.path("replica.db"));
+    let pull = format!("SELECT litestream_pull('{url}', '{{\"writable\": true}}')");
+    replica.run(&pull);
+    stock(&temp.path("replica.db"), "INSERT INTO t(x) VALUES ('local'); CREATE TABLE mine(x)");
+    primary.run("INSERT INTO t(x) VALUES ('two')");
+    assert_eq!(replica.ask(&pull), primary.ask("SELECT litestream_position()"));
+    assert_eq!(replica.ask("PRAGMA integrity_check; SELECT group_concat(x) FROM t"), "ok\none,two");
+    assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
+}
+
+#[test]
 fn promoting_ends_following_and_makes_the_replica_a_database_of_its_own() {
     let temp = Temp::new();
     let (mut primary, url) = serving(&temp.path("primary.db"));

@@ -44,6 +44,24 @@ fn several_databases_share_an_address_and_are_told_apart() {
 }
 
 #[test]
+fn an_address_may_be_a_name_or_of_ipv6() {
+    for address in ["localhost:0", "[::1]:0"] {
+        if std::net::TcpListener::bind(address).is_err() {
+            eprintln!("this machine has no address {address}");
+            continue;
+        }
+        let temp = Temp::new();
+        let mut primary = Shell::open(&temp.path("primary.db"));
+        primary.run(NEW);
+        let url = primary.ask(&format!("SELECT litestream_serve('{address}')"));
+        let mut replica = following(&temp.path("replica.db"), &url);
+        primary.run("INSERT INTO t(x) VALUES ('two')");
+        catch_up(&mut primary, &mut replica);
+        assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
+    }
+}
+
+#[test]
 fn the_server_answers_health_checks_and_refuses_other_methods() {
     let temp = Temp::new();
     let (_primary, url) = serving(&temp.path("primary.db"));
