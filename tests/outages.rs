@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::io::Read;
+
 use support::*;
 
 #[test]
@@ -148,4 +150,43 @@ fn a_new_replica_that_is_killed_half_made_is_no_database_and_made_anew() {
     assert_eq!(replica.ask(&format!("SELECT litestream_pull('{}')", well.url())), FIRST.to_string());
     bank::Witness::default().see(&reader.ask(&bank::judge("integrity_check")));
     assert_same_pages(&source, &database);
+}
+
+/// Writing to a connection that the other end has closed raises SIGPIPE, which by default ends the process.
+#[test]
+fn a_replica_that_is_gone_does_not_take_the_primary_with_it() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp.path("primary.db"));
+    let commits = "INSERT INTO t(x) VALUES (zeroblob(50000));".repeat(100);
+    for _ in 0..10 {
+        let open = || get(&url, "/stream", &[("Litestream-Stream-Version", "2")]);
+        let mut gone: Vec<_> = (0..40).map(|_| open()).collect();
+        gone.iter_mut().for_each(|stream| stream.read_exact(&mut [0; 40]).unwrap());
+        primary.send(&commits);
+        drop(gone);
+        primary.receive().unwrap();
+    }
+    assert_eq!(primary.ask("SELECT count(*) > 1000 FROM t"), "1");
+}
+
+/// The same for certain: which signals a thread takes is there to be read. SIGPIPE is number 13.
+#[test]
+fn the_threads_of_the_library_take_no_signals() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp.path("primary.db"));
+    let mut replica = following(&temp.path("replica.db"), &url);
+    catch_up(&mut primary, &mut replica);
+    for shell in [&primary, &replica] {
+        let mut seen = 0;
+        for task in std::fs::read_dir(format!("/proc/{}/task", shell.pid())).unwrap() {
+            let status = std::fs::read_to_string(task.unwrap().path().join("status")).unwrap();
+            let field = |name| status.lines().find_map(|line: &str| line.strip_prefix(name)).unwrap().trim();
+            if field("Name:").starts_with("litestream") {
+                let blocked = u64::from_str_radix(field("SigBlk:"), 16).unwrap();
+                assert_ne!(blocked & 1 << 12, 0, "{status}");
+                seen += 1;
+            }
+        }
+        assert!(seen > 0, "threads of the library in process {}", shell.pid());
+    }
 }

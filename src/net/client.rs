@@ -3,7 +3,6 @@
 use std::io::{self, Read};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use ureq::config::Config;
@@ -15,7 +14,7 @@ use super::url::Url;
 use crate::base::{Error, Kind, Position, Result};
 use crate::format::record::{PAGE_SIZE_HEADER, VERSION_HEADER};
 use crate::replica::{Opened, Upstream};
-use crate::sqlite::guarded;
+use crate::sqlite::{guarded, spawn};
 
 /// How long a name may take to resolve, and a connection to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -74,10 +73,7 @@ impl Upstream for HttpUpstream {
         let (url, resumes) = (self.url.stream(since.as_ref()), since.is_some());
         let request = Request { url, resumes, silence: self.silence, agent, stop: self.stop.clone() };
         let ask = move || drop(result.send(guarded(|| request.run())));
-        let opened = match thread::Builder::new().name("litestream-connect".into()).spawn(ask) {
-            Ok(_) => answer.recv().unwrap_or_else(|_| Err(stopped())),
-            Err(error) => Err(Error::io("cannot start a thread", &error)),
-        };
+        let opened = spawn("litestream-connect", ask).and_then(|_| answer.recv().unwrap_or_else(|_| Err(stopped())));
         opened.map_err(|e| e.within(&self.shown))
     }
 
@@ -334,7 +330,7 @@ mod tests {
     use std::io::{BufRead, BufReader, Write};
     use std::net::{TcpListener, TcpStream};
     use std::sync::mpsc::{Receiver, channel};
-    use std::thread::JoinHandle;
+    use std::thread::{self, JoinHandle};
 
     use super::*;
     use crate::base::Generation;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
@@ -27,6 +27,7 @@ use super::routes::{self, Client};
 use super::{address, url};
 use crate::base::{Error, Result};
 use crate::primary::Primary;
+use crate::sqlite::spawn;
 
 /// How long a connection may take to send the head of its request, or may do nothing between two.
 const HEAD: Duration = Duration::from_secs(10);
@@ -71,10 +72,7 @@ impl Server {
         let databases = Arc::<Databases>::default();
         let router = routes::router(databases.clone());
         let (stop, stopping) = watch::channel(());
-        let thread = thread::Builder::new()
-            .name("litestream-http".into())
-            .spawn(move || run(runtime, listener, router, stopping))
-            .map_err(failed)?;
+        let thread = spawn("litestream-http", move || run(runtime, listener, router, stopping))?;
         Ok(Server { address, databases, stop, thread: Mutex::new(Some(thread)) })
     }
 

@@ -6,8 +6,8 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use super::Primary;
-use crate::base::{Error, FrameNo, Position, Result};
-use crate::sqlite::{Connection, guarded};
+use crate::base::{FrameNo, Position, Result};
+use crate::sqlite::{Connection, guarded, spawn};
 use crate::store::{Sidecar, glance};
 
 /// After a look that found something, the next one comes no sooner: what is committed meanwhile goes out as one. Doubles
@@ -79,8 +79,7 @@ impl Tail {
             frames: 0,
             next_checkpoint: 0,
         };
-        let spawned = std::thread::Builder::new().name("litestream-tail".into()).spawn(move || tail.run());
-        spawned.map_err(|e| Error::io("litestream: starting a thread", &e))
+        spawn("litestream-tail", move || tail.run())
     }
 
     fn run(mut self) {

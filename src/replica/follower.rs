@@ -11,7 +11,7 @@ use super::feeder::{Feeder, Options, Until};
 use super::status::{Progress, State};
 use super::{StatusRow, Upstream, stream};
 use crate::base::{Error, Kind, Position, Result, limits};
-use crate::sqlite::{guarded, random_bytes};
+use crate::sqlite::{guarded, random_bytes, spawn};
 
 /// Catches the database at `path` up with `upstream`, once. Returns the position reached.
 pub fn pull(path: &Path, vfs: &CStr, upstream: &dyn Upstream, options: Options) -> Result<Position> {
@@ -60,8 +60,7 @@ impl Follower {
             progress.set_state(State::Stalled, Some(ended.to_string()));
             progress.end(ended);
         };
-        let spawned = std::thread::Builder::new().name("litestream-follow".into()).spawn(run);
-        let thread = spawned.map_err(|e| Error::io("litestream: starting a thread", &e))?;
+        let thread = spawn("litestream-follow", run)?;
         *follower.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         follower.progress.wait_caught_up()?;
         Ok(follower)

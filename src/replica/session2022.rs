@@ -18,6 +18,7 @@ use crate::base::{Error, Generation, Kind, PageSize, Pgno, Position, Result, lim
 use crate::format::lz4;
 use crate::format::record::{Header, Type};
 use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, FrameHeader};
+use crate::sqlite::spawn;
 
 /// How long the stream must pause before a snapshot counts as followed by all there is.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -321,8 +322,7 @@ impl Pump {
                 return;
             }
         };
-        let spawned = std::thread::Builder::new().name("litestream-read".into()).spawn(pump);
-        spawned.map_err(|e| Error::io("litestream: starting a thread", &e))?;
+        spawn("litestream-read", pump)?;
         Ok(Pump { chunks, current: Vec::new(), at: 0 })
     }
 

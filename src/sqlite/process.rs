@@ -1,8 +1,12 @@
-//! What happens when the process ends.
+//! Living in somebody else's process: its end, its forks, its signals.
 
+use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
+use std::thread::{self, JoinHandle};
+
+use crate::base::{Error, Result};
 
 static LAST: Mutex<Option<fn()>> = Mutex::new(None);
 
@@ -22,6 +26,29 @@ pub fn at_exit(last: fn()) {
     if slot.replace(last).is_none() {
         // SAFETY: atexit takes a function that lives as long as the process; the library is never unloaded.
         unsafe { libc::atexit(run) };
+    }
+}
+
+/// Starts a thread of the library's own, which takes no signal.
+///
+/// Signals are the host's: its handlers run on its threads. And a write to a connection that the other end has closed raises
+/// SIGPIPE in the thread that writes, whose default is to end the process; blocked, the write just fails.
+pub fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    let run = move || {
+        block_signals();
+        body();
+    };
+    let spawned = thread::Builder::new().name(name.into()).spawn(run);
+    spawned.map_err(|e| Error::io(format!("litestream: starting the thread {name}"), &e))
+}
+
+fn block_signals() {
+    let mut signals = MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: sigfillset initialises the set; pthread_sigmask changes the mask of the calling thread only. Signals that a fault
+    // of the thread itself raises are delivered all the same.
+    unsafe {
+        libc::sigfillset(signals.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_BLOCK, signals.as_ptr(), ptr::null_mut());
     }
 }
 

@@ -88,7 +88,10 @@ impl Shell {
         let text = format!("{sql}{end}\n.print {}\n", self.end_of_answer());
         let input = self.input.as_mut().expect("a shell that takes input");
         let sent = input.write_all(text.as_bytes()).and_then(|()| input.flush());
-        sent.unwrap_or_else(|e| panic!("{}: the shell takes no more input: {e}", self.database.display()));
+        if let Err(e) = sent {
+            let status = self.child.wait().expect("waiting for a shell that takes no more input");
+            panic!("{}: the shell takes no more input ({e}) and ended with {status}", self.database.display());
+        }
     }
 
     /// What the SQL sent last gives, or the error it ends with.
