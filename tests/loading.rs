@@ -179,11 +179,11 @@ fn a_schema_cannot_call_what_has_an_effect() {
 }
 
 /// Serves one database and follows another in this process, then returns with all of that running.
-fn busy(temp: &Temp) -> (Connection, Connection) {
-    let primary = loaded(&temp.path("primary.db"));
+fn busy(folder: &Path) -> (Connection, Connection) {
+    let primary = loaded(&folder.join("primary.db"));
     primary.run("PRAGMA journal_mode = wal; CREATE TABLE t(x); INSERT INTO t VALUES (1)");
     let url: String = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
-    let replica = loaded(&temp.path("replica.db"));
+    let replica = loaded(&folder.join("replica.db"));
     replica.ask::<String>(&format!("SELECT litestream_follow('{url}')"));
     assert_eq!(replica.ask::<i64>("SELECT x FROM t"), 1);
     (primary, replica)
@@ -191,16 +191,13 @@ fn busy(temp: &Temp) -> (Connection, Connection) {
 
 #[test]
 fn a_process_ends_cleanly_with_everything_running() {
-    if role().is_some() {
-        let temp = Temp::new();
-        let connections = busy(&temp);
+    if let Some(folder) = started_again() {
         // As a process ends that calls exit(3): nothing is closed, and other threads still run.
-        std::mem::forget(connections);
-        drop(temp);
+        std::mem::forget(busy(&folder));
         std::process::exit(7);
     }
     for _ in 0..10 {
-        let status = again("a_process_ends_cleanly_with_everything_running", "exit");
+        let status = again("a_process_ends_cleanly_with_everything_running", &Temp::new());
         assert_eq!(status.code(), Some(7), "a process that called exit(7)");
     }
 }
@@ -226,9 +223,8 @@ fn a_shell_ends_cleanly_with_everything_running_and_leaves_no_lock() {
 
 #[test]
 fn a_forked_process_is_told_so_instead_of_hanging() {
-    if role().is_some() {
-        let temp = Temp::new();
-        let (primary, replica) = busy(&temp);
+    if let Some(folder) = started_again() {
+        let (primary, replica) = busy(&folder);
         let status = forked(|| {
             // What was opened before the fork belongs to the parent.
             for (inherited, call) in [
@@ -242,7 +238,7 @@ fn a_forked_process_is_told_so_instead_of_hanging() {
                 assert!(error.contains("fork"), "{call}: {error}");
             }
             // What is opened here works here.
-            let own = loaded(&temp.path("own.db"));
+            let own = loaded(&folder.join("own.db"));
             own.run("PRAGMA journal_mode = wal; CREATE TABLE t(x)");
             let url: String = own.ask("SELECT litestream_serve('127.0.0.1:0')");
             assert_eq!(get(&url, "/healthz", &[]).text(), "ok\n");
@@ -253,7 +249,7 @@ fn a_forked_process_is_told_so_instead_of_hanging() {
         assert_eq!(replica.ask::<i64>(&format!("SELECT litestream_wait('{position}', 30000)")), 1);
         std::process::exit(7);
     }
-    let status = again("a_forked_process_is_told_so_instead_of_hanging", "fork");
+    let status = again("a_forked_process_is_told_so_instead_of_hanging", &Temp::new());
     assert_eq!(status.code(), Some(7), "the process that forks");
 }
 
@@ -295,9 +291,8 @@ impl Drop for KilledOnDrop {
 
 #[test]
 fn a_single_threaded_sqlite_gets_no_background_work() {
-    if role().is_some() {
-        let temp = Temp::new();
-        let connection = single_threaded(&temp.path("app.db"));
+    if let Some(folder) = started_again() {
+        let connection = single_threaded(&folder.join("app.db"));
         load(&connection);
         connection.run("PRAGMA journal_mode = wal; CREATE TABLE t(x)");
         assert_eq!(connection.ask::<String>("SELECT litestream_version()"), env!("CARGO_PKG_VERSION"));
@@ -307,7 +302,7 @@ fn a_single_threaded_sqlite_gets_no_background_work() {
         }
         std::process::exit(7);
     }
-    let status = again("a_single_threaded_sqlite_gets_no_background_work", "single");
+    let status = again("a_single_threaded_sqlite_gets_no_background_work", &Temp::new());
     assert_eq!(status.code(), Some(7), "the process with a single-threaded SQLite");
 }
 

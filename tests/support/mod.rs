@@ -30,7 +30,7 @@ pub use end::{End, Kind};
 pub use http::{Response, get, request};
 pub use library::library;
 pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving_with, until_gives};
-pub use process::{Signal, again, finish, role, signal};
+pub use process::{Signal, again, finish, signal, started_again};
 pub use shell::Shell;
 pub use temp::Temp;
 pub use upstream::{Reply, Request, Upstream, strip_version};

@@ -1,21 +1,22 @@
-//! Processes: this binary run again in another role, signals, and ends.
+//! Processes: this binary run again, signals, and ends.
 
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 
-use super::until;
+use super::{Temp, until};
 
-/// The variable that tells a test that it runs in a process of its own, and as what.
-pub const ROLE: &str = "LITESTREAM_TEST_ROLE";
+/// The variable that tells a test that it runs in a process of its own, and in which folder.
+const FOLDER: &str = "LITESTREAM_TEST_FOLDER";
 
-/// The role this process was started in; none in the process that `cargo test` started.
-pub fn role() -> Option<String> {
-    std::env::var(ROLE).ok()
+/// The folder that [`again`] gave this process; none in the process that `cargo test` started.
+pub fn started_again() -> Option<PathBuf> {
+    std::env::var_os(FOLDER).map(PathBuf::from)
 }
 
-/// A process that runs only the test `test` of this binary, in `role`, until its end. Killed when that does not come.
-pub fn again(test: &str, role: &str) -> ExitStatus {
+/// Runs the test `test` of this binary in a process of its own, until its end. Killed when that does not come.
+pub fn again(test: &str, folder: &Temp) -> ExitStatus {
     let mut command = Command::new(std::env::current_exe().expect("the path of this test binary"));
-    command.args(["--exact", test, "--nocapture"]).env(ROLE, role).stdout(Stdio::null());
+    command.args(["--exact", test, "--nocapture"]).env(FOLDER, folder.as_ref()).stdout(Stdio::null());
     let mut process = KilledOnDrop(command.spawn().expect("starting this test binary again"));
     finish(&mut process.0)
 }
