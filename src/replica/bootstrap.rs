@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use super::stage::mark;
+use super::stage::{check_page_one, mark};
 use crate::base::{Error, Kind, PageSize, Pgno, Result};
 use crate::sqlite::{Connection, Exclusive, File};
 
@@ -57,6 +57,7 @@ impl<'c> Bootstrap<'c> {
         let Some(mut page_one) = self.page_one.take() else {
             return Err(Error::new(Kind::Corrupt, "stream: a new database without its page 1"));
         };
+        check_page_one(&page_one, self.size).map_err(|e| e.within("stream"))?;
         mark(&mut page_one, self.read_only);
         self.file.truncate(u64::from(pages) * u64::from(self.size.get()))?;
         self.file.sync()?;

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::Instant;
 
-use super::stage::{Stage, mark};
+use super::stage::{Stage, check_page_one, is_marked, mark};
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
 use crate::format::walindex::Header;
 use crate::sqlite::{Connection, OpenMode};
@@ -104,6 +104,9 @@ impl Database {
 
     /// Adds a page to a commit. `stop` is asked while waiting for a lock.
     pub fn put(&mut self, pending: &mut Pending, pgno: Pgno, image: &[u8], stop: &dyn Fn() -> bool) -> Result<()> {
+        if pgno == Pgno::ONE {
+            check_page_one(image, pending.stage.page_size())?;
+        }
         pending.stage.put(pgno, image);
         if pending.stage.bytes() < limits::STAGE_BYTES {
             return Ok(());
@@ -153,6 +156,19 @@ impl Database {
     /// The last committed frame of the WAL.
     pub fn last_frame(&self) -> Result<FrameNo> {
         Ok(valid_state(&self.connection)?.header.last)
+    }
+
+    /// What is there now is what was applied last: from here on a write of somebody else's is noticed.
+    pub fn take_as_published(&mut self) -> Result<()> {
+        self.connection.pin()?;
+        self.connection.unpin();
+        self.published = Some(valid_state(&self.connection)?.header);
+        Ok(())
+    }
+
+    /// Whether it carries the read-only mark.
+    pub fn is_read_only(&self) -> Result<bool> {
+        Ok(is_marked(&read_page(&self.connection, Pgno::ONE, self.page_size()?)?))
     }
 
     /// Whatever is there now is where the next commit goes on from.

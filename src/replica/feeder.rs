@@ -198,6 +198,7 @@ impl<'p> Feeder<'p> {
         self.position = Some(position);
         // This opens the WAL, during which others find the database busy. So it is not said to be there before.
         self.make_durable()?;
+        self.database.take_as_published()?;
         self.arrive(position, time, 1, u64::from(pages));
         Ok(())
     }
@@ -261,6 +262,10 @@ impl<'p> Feeder<'p> {
         if mode != "wal" {
             self.database.set_wal_mode()?;
         }
-        Ok(())
+        if self.position.is_some() && !self.database.is_read_only()? {
+            // Anybody may have written to it since, and nothing tells.
+            self.position = None;
+        }
+        self.database.take_as_published()
     }
 }

@@ -4,8 +4,8 @@ use std::ffi::CStr;
 use std::path::Path;
 
 use super::database::{Content, Database};
-use crate::base::{Error, Pgno, Position, Result, limits};
-use crate::store::{Sidecar, read_page};
+use crate::base::{Error, Position, Result, limits};
+use crate::store::Sidecar;
 
 /// Takes the read-only mark off the database at `path` and forgets its upstream. Returns the position it had reached.
 pub fn promote(path: &Path, vfs: &CStr) -> Result<Option<Position>> {
@@ -29,7 +29,5 @@ fn is_replica(database: &Database, sidecar: &Sidecar) -> Result<bool> {
     if database.content()? == Content::Nothing {
         return Ok(false);
     }
-    let size = database.page_size()?;
-    let page = read_page(&database.connection, Pgno::ONE, size)?;
-    Ok(sidecar.upstream().is_some() || super::stage::is_marked(&page))
+    Ok(sidecar.upstream().is_some() || database.is_read_only()?)
 }

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 
-use crate::base::{PageSize, Pgno};
+use crate::base::{Error, PageSize, Pgno, Result};
 
+/// What a database begins with; its page size follows in 2 bytes, big-endian, 1 for 65536.
+const MAGIC: &[u8] = b"SQLite format 3\0";
 /// Where a database says which versions of SQLite may write and read it, in bytes from the start of page 1
 /// (<https://www.sqlite.org/fileformat2.html#file_format_version_numbers>).
 const AT_WRITE_VERSION: usize = 18;
@@ -83,6 +85,20 @@ impl Stage {
     }
 }
 
+/// Fails if an image of page 1 does not begin like a database with pages of `size`
+/// (<https://www.sqlite.org/fileformat2.html#the_database_header>).
+pub(super) fn check_page_one(image: &[u8], size: PageSize) -> Result<()> {
+    let (magic, rest) = image.split_at(MAGIC.len().min(image.len()));
+    if magic != MAGIC {
+        return Err(Error::corrupt("page 1 is no database header: it does not begin with 'SQLite format 3'"));
+    }
+    let stored = rest.first_chunk().map_or(0, |bytes| u16::from_be_bytes(*bytes));
+    match PageSize::from_u16(stored) {
+        Ok(found) if found == size => Ok(()),
+        _ => Err(Error::corrupt(format!("page 1 is of a database with page size {stored}, expected {}", size.get()))),
+    }
+}
+
 /// Sets or takes away the read-only mark in the image of page 1.
 pub(super) fn mark(page_one: &mut [u8], read_only: bool) {
     if let Some(version) = page_one.get_mut(AT_WRITE_VERSION) {
@@ -101,7 +117,6 @@ pub(super) fn is_marked(page_one: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::Result;
 
     #[test]
     fn a_page_is_held_once_in_its_newest_version() -> Result<()> {
@@ -122,7 +137,7 @@ mod tests {
         for (read_only, version) in [(true, 3), (false, 2)] {
             let mut stage = Stage::new(PageSize::new(512)?, read_only);
             stage.put(Pgno::ONE, &[9; 512]);
-            let (_, image) = stage.pages().next().ok_or_else(|| crate::base::Error::usage("no page"))?;
+            let (_, image) = stage.pages().next().ok_or_else(|| Error::usage("no page"))?;
             assert_eq!((image[17], image[18], image[19], image[20]), (9, version, 2, 9));
         }
         Ok(())
