@@ -33,8 +33,10 @@ const LOOK: Duration = Duration::from_micros(100);
 /// How long a writer's checkpoint is waited for to begin, and to end, to let the WAL be restarted right after.
 const CHECKPOINT_BEGINS: Duration = Duration::from_millis(10);
 const CHECKPOINT_ENDS: Duration = Duration::from_secs(1);
-/// How often the position in the sidecar follows that of the database.
-const SHOW: Duration = Duration::from_millis(100);
+/// The position in the sidecar follows that of the database when no commit has come for this long, which the file system
+/// could delay, or at the latest after that long.
+const SHOW_WHEN_QUIET: Duration = Duration::from_millis(20);
+const SHOW_ANYWAY: Duration = Duration::from_secs(10);
 /// Largest pause after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 
@@ -136,7 +138,8 @@ impl Tail {
     }
 
     fn show(&mut self, position: Position) -> Result<()> {
-        if position == self.shown.0 || self.shown.1.elapsed() < SHOW {
+        let quiet = self.last_news.elapsed() >= SHOW_WHEN_QUIET;
+        if position == self.shown.0 || !(quiet || self.shown.1.elapsed() >= SHOW_ANYWAY) {
             return Ok(());
         }
         self.shown = (position, Instant::now());
