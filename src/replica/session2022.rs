@@ -22,9 +22,12 @@ use crate::sqlite::spawn;
 
 /// How long the stream must pause before a snapshot counts as followed by all there is.
 const PAUSE: Duration = Duration::from_millis(500);
-/// The same, once what was there when the stream began must have come and only new commits can keep it from pausing.
-const SHORT_PAUSE: Duration = Duration::from_millis(10);
+/// After this time the pause asked for halves, and again each time the second time has passed: what was there when the
+/// stream began must have come, and only new commits keep it from pausing.
 const LONG_ENOUGH: Duration = Duration::from_secs(2);
+const HALVES: Duration = Duration::from_millis(500);
+/// After this time no pause is waited for.
+const TOO_LONG: Duration = Duration::from_secs(30);
 
 /// Applies a stream to a replica until it ends or fails, or as `until` says.
 pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Option<u32>, until: Until) -> Result<()> {
@@ -52,9 +55,12 @@ pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Op
     session.go_on(feeder, &mut records, until)
 }
 
-/// How long the stream must pause, `since` the end of the snapshot.
-fn pause_after(since: Instant) -> Duration {
-    if since.elapsed() < LONG_ENOUGH { PAUSE } else { SHORT_PAUSE }
+/// Whether all that was there when the stream began has come, `since` the end of the snapshot.
+fn has_paused(records: &mut Records<Pump>, since: Instant) -> bool {
+    let elapsed = since.elapsed();
+    let halved = elapsed.saturating_sub(LONG_ENOUGH).as_millis() / HALVES.as_millis();
+    let pause = PAUSE / (1 << halved.min(30));
+    elapsed >= TOO_LONG || !(records.has_more() || records.body().has_data_within(pause))
 }
 
 /// The first record. An upstream that has nothing new for a replica says nothing at all; a pull is then complete.
@@ -106,7 +112,7 @@ fn bootstrap(
     let mut pages = (snapshot.size / u64::from(log.size.get())) as u32;
     let mut position = snapshot.position;
     let since = Instant::now();
-    while records.has_more() || records.body().has_data_within(pause_after(since)) {
+    while !has_paused(records, since) {
         let header = records.header()?.ok_or_else(ended)?;
         let mut held = Vec::new();
         for frame in log.frames(&header, records.payload(&header)?)? {
@@ -137,8 +143,11 @@ struct Session {
 impl Session {
     fn go_on(&mut self, feeder: &mut Feeder, records: &mut Records<Pump>, until: Until) -> Result<()> {
         loop {
-            let pause = self.from_snapshot.map_or(Duration::ZERO, pause_after);
-            if !records.has_more() && !records.body().has_data_within(pause) {
+            let paused = match self.from_snapshot {
+                Some(since) => has_paused(records, since),
+                None => !records.has_more() && !records.body().has_data_within(Duration::ZERO),
+            };
+            if paused {
                 self.apply(feeder)?;
                 feeder.count(records.bytes);
                 if until == Until::CaughtUp && !records.body().has_data_within(PAUSE) {
