@@ -121,7 +121,8 @@ fn a_local_write_to_a_followed_replica_is_noticed_and_undone() {
     replica.run(&format!("SELECT litestream_follow('{url}', '{{\"writable\": true}}')"));
     stock(&temp.path("replica.db"), "INSERT INTO t(x) VALUES ('local'); CREATE TABLE mine(x)");
     primary.run("INSERT INTO t(x) VALUES ('two')");
-    until_gives(&mut replica, "SELECT last_error LIKE '%written to by somebody else%' FROM litestream_status", "1");
+    let healed = "SELECT heals = 1 AND healed LIKE '%written to by somebody else%' FROM litestream_status";
+    until_gives(&mut replica, healed, "1");
     catch_up(&mut primary, &mut replica);
     assert_eq!(replica.ask("SELECT group_concat(x) FROM t"), "one,two");
     assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));

@@ -60,6 +60,11 @@ impl Position {
         u32::try_from(frames / frame).ok().map(FrameNo)
     }
 
+    /// The same within its generation, if `offset` lies on a frame boundary of a WAL with pages of `size`.
+    pub fn lsn(&self, size: PageSize) -> Option<Lsn> {
+        self.frame(size).map(|frame| Lsn::new(self.index, frame))
+    }
+
     /// Whether this position is `other` or later. Positions of two generations cannot be compared.
     pub fn reaches(&self, other: &Position) -> Option<bool> {
         if self.generation != other.generation {
@@ -115,10 +120,14 @@ fn not_a_position(text: &str) -> Error {
 
 /// Log sequence number within one generation: (WAL index, frame number), ordered as commits were.
 ///
-/// Zero is before everything. The frame takes the low 32 bits, so an index past 2^32 resets cannot be held;
-/// at a thousand resets a second that takes 49 days of nothing else, and then [`Lsn::new`] saturates rather than wraps.
+/// Zero is before everything. The frame takes the low 28 bits and the index the others: enough for a WAL of 128 GiB at the
+/// smallest page size, and for two years of a thousand resets a second. Past that [`Lsn::new`] saturates rather than wraps;
+/// what is missed then is found by its checksum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lsn(u64);
+
+const FRAME_BITS: u32 = 28;
+const FRAME_MASK: u32 = (1 << FRAME_BITS) - 1;
 
 impl Lsn {
     /// Before every commit.
@@ -126,17 +135,17 @@ impl Lsn {
 
     /// Frame `frame` of WAL number `index`.
     pub fn new(index: u64, frame: FrameNo) -> Lsn {
-        Lsn(index.min(u64::from(u32::MAX)) << 32 | u64::from(frame.0))
+        Lsn(index.min(u64::MAX >> FRAME_BITS) << FRAME_BITS | u64::from(frame.0.min(FRAME_MASK)))
     }
 
-    /// Which WAL.
-    pub fn index(self) -> u64 {
-        self.0 >> 32
+    /// As it is stored.
+    pub fn to_u64(self) -> u64 {
+        self.0
     }
 
-    /// Which frame of it.
-    pub fn frame(self) -> FrameNo {
-        FrameNo((self.0 & 0xffff_ffff) as u32)
+    /// As it was stored.
+    pub fn from_u64(stored: u64) -> Lsn {
+        Lsn(stored)
     }
 }
 
@@ -191,7 +200,7 @@ mod tests {
     #[test]
     fn lsns_order_as_commits_were() {
         assert!(Lsn::new(0, FrameNo(u32::MAX)) < Lsn::new(1, FrameNo(0)));
-        assert_eq!(Lsn::new(7, FrameNo(9)).index(), 7);
-        assert_eq!(Lsn::new(7, FrameNo(9)).frame(), FrameNo(9));
+        assert!(Lsn::new(7, FrameNo(8)) < Lsn::new(7, FrameNo(9)));
+        assert!(Lsn::new(u64::MAX, FrameNo(1)) >= Lsn::new(1 << 36, FrameNo(1)));
     }
 }

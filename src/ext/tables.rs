@@ -17,7 +17,7 @@ pub struct Status;
 impl Table for Status {
     const NAME: &'static str = "litestream_status";
     const COLUMNS: &'static str = "database TEXT, role TEXT, state TEXT, reason TEXT, url TEXT, position TEXT, lag REAL, \
-        replicas INTEGER, commits INTEGER, pages INTEGER, bytes INTEGER, reconnects INTEGER, last_error TEXT, \
+        replicas INTEGER, commits INTEGER, pages INTEGER, bytes INTEGER, reconnects INTEGER, heals INTEGER, healed TEXT, last_error TEXT, \
         wal_bytes INTEGER, sqlite_version TEXT";
     const ARGUMENT: Option<c_int> = None;
 
@@ -39,6 +39,8 @@ impl Table for Status {
                 status.pages.into(),
                 status.bytes.into(),
                 Output::Null,
+                Output::Null,
+                Output::Null,
                 status.last_error.into(),
                 status.wal_bytes.into(),
                 sqlite_version().into(),
@@ -59,6 +61,8 @@ impl Table for Status {
                 status.pages.into(),
                 status.bytes.into(),
                 status.reconnects.into(),
+                status.heals.into(),
+                status.healed.into(),
                 status.last_error.into(),
                 status.wal_bytes.into(),
                 sqlite_version().into(),

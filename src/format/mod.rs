@@ -4,7 +4,9 @@
 
 mod cursor;
 
+pub mod checksum;
 pub mod lz4;
+pub mod page_file;
 pub mod record;
 pub mod wal;
 pub mod walindex;

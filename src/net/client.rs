@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use ureq::config::Config;
 use ureq::http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
 use ureq::http::{HeaderMap, Response, StatusCode};
-use ureq::{Agent, Body, Timeout};
+use ureq::{Agent, Body, RequestBuilder, Timeout};
 
 use super::url::Url;
-use crate::base::{Error, Kind, Position, Result};
+use crate::base::{Error, Kind, Result};
 use crate::format::record::{PAGE_SIZE_HEADER, VERSION_HEADER};
-use crate::replica::{Opened, Upstream};
+use crate::replica::{Have, Opened, PageSums, Upstream};
 use crate::sqlite::{guarded, spawn};
 
 /// How long a name may take to resolve, and a connection to be made.
@@ -22,6 +22,7 @@ const CONNECT: Duration = Duration::from_secs(5);
 const INPUT_BUFFER: usize = 256 << 10;
 /// Room for the request, which is all that is ever sent.
 const OUTPUT_BUFFER: usize = 16 << 10;
+const STREAM_TYPE: &str = "application/octet-stream";
 /// How much of an answer that is not a stream is looked at for what it says.
 const COMPLAINT_LIMIT: usize = 1024;
 
@@ -66,12 +67,12 @@ impl Upstream for HttpUpstream {
 
     /// The request runs on a thread of its own: neither name resolution nor connecting can be interrupted, so that
     /// [`HttpUpstream::shutdown`] leaves them to end by themselves.
-    fn open(&self, since: Option<Position>) -> Result<Opened> {
+    fn open(&self, have: Have) -> Result<Opened> {
         let (result, answer) = mpsc::channel();
         let agent = Agent::new_with_config(self.config.clone());
         self.stop.begin(agent.clone(), result.clone()).map_err(|e| e.within(&self.shown))?;
-        let (url, resumes) = (self.url.stream(since.as_ref()), since.is_some());
-        let request = Request { url, resumes, silence: self.silence, agent, stop: self.stop.clone() };
+        let request =
+            Request { url: self.url.clone(), have, silence: self.silence, agent, stop: self.stop.clone() };
         let ask = move || drop(result.send(guarded(|| request.run())));
         let opened = spawn("litestream-connect", ask).and_then(|_| answer.recv().unwrap_or_else(|_| Err(stopped())));
         opened.map_err(|e| e.within(&self.shown))
@@ -143,10 +144,8 @@ fn stopped() -> Error {
 
 /// What one [`Upstream::open`] takes to its thread.
 struct Request {
-    /// With the password, so never shown.
-    url: String,
-    /// Whether it goes on from a position.
-    resumes: bool,
+    url: Url,
+    have: Have,
     silence: Duration,
     agent: Agent,
     stop: Arc<Stop>,
@@ -154,13 +153,11 @@ struct Request {
 
 impl Request {
     fn run(self) -> Result<Opened> {
-        let response = self
-            .agent
-            .get(&self.url)
-            .header(VERSION_HEADER, "2")
-            .header(ACCEPT, "application/octet-stream")
-            .call()
-            .map_err(|error| self.failed(error))?;
+        let mut response = self.ask(&self.have)?;
+        if matches!(self.have, Have::Pages(_)) && response.status() == StatusCode::METHOD_NOT_ALLOWED {
+            // A server of 2022 knows nothing of checksums, and sends everything.
+            response = self.ask(&Have::Nothing)?;
+        }
         if response.status() != StatusCode::OK {
             return Err(refusal(response, self.silence));
         }
@@ -174,6 +171,16 @@ impl Request {
         Ok(Opened { version2, page_size, body: Box::new(body) })
     }
 
+    /// The URL holds the password, so it is never shown.
+    fn ask(&self, have: &Have) -> Result<Response<Body>> {
+        let url = self.url.stream(have);
+        let answer = match have {
+            Have::Pages(PageSums { sums, .. }) => headed(self.agent.post(&url)).content_type(STREAM_TYPE).send(sums),
+            Have::Nothing | Have::Position(_) => headed(self.agent.get(&url)).call(),
+        };
+        answer.map_err(|error| self.failed(error))
+    }
+
     fn failed(&self, error: ureq::Error) -> Error {
         if self.stop.is_stopped() {
             return stopped();
@@ -181,7 +188,7 @@ impl Request {
         let message = match error {
             ureq::Error::Timeout(Timeout::Resolve) => format!("name not resolved within {} s", CONNECT.as_secs()),
             ureq::Error::Timeout(Timeout::Connect) => format!("no connection within {} s", CONNECT.as_secs()),
-            ureq::Error::Timeout(_) if self.resumes => format!(
+            ureq::Error::Timeout(_) if matches!(self.have, Have::Position(_)) => format!(
                 "no answer within {} ms (a Litestream of 2022 does not answer before its next commit)",
                 self.silence.as_millis()
             ),
@@ -209,11 +216,15 @@ impl Request {
     }
 }
 
+fn headed<B>(request: RequestBuilder<B>) -> RequestBuilder<B> {
+    request.header(VERSION_HEADER, "2").header(ACCEPT, STREAM_TYPE)
+}
+
 /// Version and page size, from the head of an answer with status 200.
 fn read_head(headers: &HeaderMap) -> Result<(bool, Option<u32>)> {
     let kind = text(headers, CONTENT_TYPE.as_str()).unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
-    if !essence.is_empty() && !essence.eq_ignore_ascii_case("application/octet-stream") {
+    if !essence.is_empty() && !essence.eq_ignore_ascii_case(STREAM_TYPE) {
         return Err(Error::corrupt(format!(
             "the answer is {}, not a stream; is the address that of a litestream server?",
             super::printable(essence)
@@ -245,7 +256,11 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
 /// What a status other than 200 means to the user.
 fn refusal(response: Response<Body>, silence: Duration) -> Error {
     let status = response.status();
-    let kind = if status.is_client_error() { Kind::Usage } else { Kind::Io };
+    let kind = match status {
+        StatusCode::CONFLICT => Kind::Diverged,
+        _ if status.is_client_error() => Kind::Usage,
+        _ => Kind::Io,
+    };
     let mut message = format!("the server answered {status}");
     if let Some(target) = text(response.headers(), LOCATION.as_str()).filter(|_| status.is_redirection()) {
         message += &format!(" to {}; redirects are not followed, use that address", super::printable(target));
@@ -333,7 +348,7 @@ mod tests {
     use std::thread::{self, JoinHandle};
 
     use super::*;
-    use crate::base::Generation;
+    use crate::base::{Generation, Position};
 
     /// Longer than any test may take: what ends sooner was not ended by the silence.
     const HOUR: Duration = Duration::from_secs(3600);
@@ -380,7 +395,7 @@ mod tests {
         fn error_of(answer: &str) -> Error {
             let mut peer = Peer::answering(answer);
             let upstream = peer.upstream(HOUR);
-            let opened = thread::spawn(move || upstream.open(None));
+            let opened = thread::spawn(move || upstream.open(Have::Nothing));
             peer.requests.recv().expect("a request");
             peer.close();
             opened.join().expect("open").map(|_| ()).expect_err("not a stream")
@@ -408,7 +423,7 @@ mod tests {
         let upstream = HttpUpstream::new(Url::parse(&peer.base.replace("//", "//ann:s3cret@")).expect("URL"), HOUR);
         assert_eq!(upstream.url(), peer.base);
         let since = Position { generation: Generation(0xa), index: 0xb, offset: 0xc };
-        upstream.open(Some(since)).expect("a stream");
+        upstream.open(Have::Position(since)).expect("a stream");
         let request = peer.requests.recv().expect("a request");
         let mut lines = request.lines();
         assert_eq!(
@@ -433,7 +448,7 @@ mod tests {
     #[test]
     fn a_stream_is_read_to_its_end() {
         let peer = Peer::answering(format!("{STREAM}5\r\nhello\r\n7\r\n, world\r\n0\r\n\r\n"));
-        let mut opened = peer.upstream(HOUR).open(None).expect("a stream");
+        let mut opened = peer.upstream(HOUR).open(Have::Nothing).expect("a stream");
         assert_eq!((opened.version2, opened.page_size), (true, Some(4096)));
         let mut text = String::new();
         opened.body.read_to_string(&mut text).expect("an orderly end");
@@ -444,9 +459,9 @@ mod tests {
     fn a_server_of_2022_is_known_by_its_head() {
         let old = "HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\nLitestream-Page-Size: 1024\r\n\
                    Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
-        let opened = Peer::answering(old).upstream(HOUR).open(None).expect("a stream");
+        let opened = Peer::answering(old).upstream(HOUR).open(Have::Nothing).expect("a stream");
         assert_eq!((opened.version2, opened.page_size), (false, Some(1024)));
-        let bare = Peer::answering("HTTP/1.1 200 OK\r\n\r\n").upstream(HOUR).open(None).expect("a stream");
+        let bare = Peer::answering("HTTP/1.1 200 OK\r\n\r\n").upstream(HOUR).open(Have::Nothing).expect("a stream");
         assert_eq!((bare.version2, bare.page_size), (false, None));
     }
 
@@ -497,7 +512,7 @@ mod tests {
     fn a_stream_cut_in_the_middle_of_a_chunk_is_an_error() {
         for part in ["", "5", "5\r\nhel", "5\r\nhello", "5\r\nhello\r\n", "5\r\nhello\r\nxyz\r\n"] {
             let mut peer = Peer::answering(format!("{STREAM}{part}"));
-            let mut opened = peer.upstream(HOUR).open(None).expect("a stream");
+            let mut opened = peer.upstream(HOUR).open(Have::Nothing).expect("a stream");
             peer.requests.recv().expect("a request");
             peer.close();
             let error = opened.body.read_to_end(&mut Vec::new()).expect_err(part);
@@ -510,7 +525,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").expect("bind");
         let base = format!("http://{}", listener.local_addr().expect("address"));
         drop(listener);
-        let error = upstream(&base, HOUR).open(None).map(|_| ()).expect_err("nobody there");
+        let error = upstream(&base, HOUR).open(Have::Nothing).map(|_| ()).expect_err("nobody there");
         assert_eq!(error.to_string(), format!("{base}/app.db: connection refused; is it served there?"));
     }
 
@@ -524,7 +539,7 @@ mod tests {
             // Until the client closes.
             drop(socket.read_to_end(&mut Vec::new()));
         });
-        let error = upstream(&base, HOUR).open(None).map(|_| ()).expect_err("no TLS").to_string();
+        let error = upstream(&base, HOUR).open(Have::Nothing).map(|_| ()).expect_err("no TLS").to_string();
         assert!(error.contains("TLS failed") && error.contains("http://?"), "{error}");
         server.join().expect("server");
     }
@@ -532,11 +547,11 @@ mod tests {
     #[test]
     fn a_silent_upstream_is_given_up() {
         let peer = Peer::answering("");
-        let error = peer.upstream(Duration::from_millis(50)).open(None).map(|_| ()).expect_err("silence");
+        let error = peer.upstream(Duration::from_millis(50)).open(Have::Nothing).map(|_| ()).expect_err("silence");
         assert!(error.to_string().ends_with("no answer within 50 ms"), "{error}");
 
         let peer = Peer::answering(format!("{STREAM}5\r\nhello\r\n"));
-        let mut opened = peer.upstream(Duration::from_millis(50)).open(None).expect("a stream");
+        let mut opened = peer.upstream(Duration::from_millis(50)).open(Have::Nothing).expect("a stream");
         let mut text = Vec::new();
         let error = opened.body.read_to_end(&mut text).expect_err("silence");
         assert_eq!((text.as_slice(), error.kind()), (b"hello".as_slice(), io::ErrorKind::TimedOut));
@@ -575,7 +590,7 @@ mod tests {
             let body = if head == STREAM { "5\r\nhello\r\n" } else { "hello" };
             let peer = Peer::answering(format!("{head}{body}"));
             let upstream = peer.upstream(HOUR);
-            let mut opened = upstream.open(None).expect("a stream");
+            let mut opened = upstream.open(Have::Nothing).expect("a stream");
             let (told, reading) = channel();
             let reader = thread::spawn(move || {
                 let mut first = [0; 5];
@@ -594,12 +609,12 @@ mod tests {
         let peer = Peer::answering("");
         let upstream = Arc::new(peer.upstream(HOUR));
         let opening = upstream.clone();
-        let opener = thread::spawn(move || opening.open(None).map(|_| ()));
+        let opener = thread::spawn(move || opening.open(Have::Nothing).map(|_| ()));
         peer.requests.recv().expect("a request");
         upstream.shutdown();
         let said = format!("{}/app.db: stopped", peer.base);
         assert_eq!(opener.join().expect("opener").map_err(|e| e.to_string()), Err(said.clone()));
-        assert_eq!(upstream.open(None).map(|_| ()).map_err(|e| e.to_string()), Err(said));
+        assert_eq!(upstream.open(Have::Nothing).map(|_| ()).map_err(|e| e.to_string()), Err(said));
     }
     #[test]
     fn a_shutdown_is_heard_by_an_open_that_cannot_be_interrupted() {
@@ -613,9 +628,9 @@ mod tests {
     fn a_new_stream_ends_the_one_before() {
         let (first, second) = (Peer::answering(STREAM), Peer::answering(STREAM));
         let mut upstream = first.upstream(HOUR);
-        let mut opened = upstream.open(None).expect("a stream");
+        let mut opened = upstream.open(Have::Nothing).expect("a stream");
         upstream.url = Url::parse(&second.base).expect("URL");
-        let _reopened = upstream.open(None).expect("another stream");
+        let _reopened = upstream.open(Have::Nothing).expect("another stream");
         let ended = opened.body.read(&mut [0; 1]);
         assert!(!matches!(ended, Ok(1..)), "{ended:?}");
     }

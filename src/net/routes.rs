@@ -3,26 +3,32 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /healthz` | `ok` |
-//! | `GET /stream?path=P&generation=G&index=I&offset=O` | the records of database P, from that position on if it can be |
-//! | any other method | 405 |
+//! | `GET /stream?path=P&generation=G&index=I&offset=O` | the records of database P, from that position on |
+//! | `POST /stream?path=P&page_size=S` | the same for a replica that has pages with the checksums in the body |
+//! | any other method, and `POST` in version 1 | 405 |
 //! | anything else | 404 |
 //!
-//! Without generation or index the client counts as new. The numbers are hexadecimal, as in a position.
+//! Without generation or index the client counts as new. The numbers are hexadecimal, as in a position; the page size is
+//! decimal.
 
 use std::sync::Arc;
 
 use axum::body::Body;
-use axum::extract::{Extension, Query, State};
+use axum::extract::{Extension, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{Router, get};
 
-use super::databases::{Databases, Missing};
+use byteorder::{BigEndian, ByteOrder};
+use http_body_util::BodyExt;
+
+use super::databases::{Databases, Missing, Open};
 use super::stream::FeedStream;
-use crate::base::{Error, Generation, Kind};
+use crate::base::{Error, Kind, PageSize};
+use crate::format::checksum::PageChecksum;
 use crate::format::record::{PAGE_SIZE_HEADER, VERSION_HEADER};
-use crate::primary::{Ask, Version};
+use crate::primary::{Ask, Primary, Version};
 
 /// Who asks: address and port of the other end, put into each request by the server.
 #[derive(Clone)]
@@ -32,7 +38,7 @@ pub struct Client(pub String);
 pub fn router(databases: Arc<Databases>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }).fallback(wrong_method))
-        .route("/stream", get(stream).head(wrong_method).fallback(wrong_method))
+        .route("/stream", get(stream).post(compare).head(wrong_method).fallback(wrong_method))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "Not found") })
         .with_state(databases)
 }
@@ -47,13 +53,53 @@ async fn stream(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
-    let version = version_of(&headers);
-    let (path, ask) = read_query(&uri, version, client.clone())?;
-    let (primary, open) = databases.find(path.as_deref())?;
+    let query = Query::read(&uri)?;
+    let ask = query.ask(version_of(&headers), client)?;
+    let found = databases.find(query.value("path"))?;
+    answer(found, ask).await
+}
+
+async fn compare(
+    State(databases): State<Arc<Databases>>,
+    Extension(Client(client)): Extension<Client>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    if version_of(&headers) == Version::V2022 {
+        return Ok(wrong_method().await.into_response());
+    }
+    let query = Query::read(&uri)?;
+    let (primary, open) = databases.find(query.value("path"))?;
+    query.check_page_size(primary.page_size())?;
+    let counted = Arc::clone(&primary);
+    let pages = blocking(move || counted.pages()).await?;
+    let checksums = read_checksums(body, pages as usize).await?;
+    let ask = Ask { checksums: Some(checksums), ..query.ask(Version::V2, client)? };
+    answer((primary, open), ask).await
+}
+
+/// Reads up to `most` checksums, 8 bytes big-endian each. What is beyond that is of pages that the database does not have.
+async fn read_checksums(mut body: Body, most: usize) -> Result<Vec<Option<PageChecksum>>, Refusal> {
+    let (mut checksums, mut part) = (Vec::new(), Vec::new());
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|_| refuse(StatusCode::BAD_REQUEST, "The body was cut short"))?;
+        part.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        let whole = part.len() / 8 * 8;
+        let more = part.drain(..whole).collect::<Vec<u8>>();
+        let more = more.chunks_exact(8).map(|bytes| PageChecksum::from_u64(BigEndian::read_u64(bytes)));
+        checksums.extend(more.take(most.saturating_sub(checksums.len())));
+    }
+    match part.is_empty() {
+        true => Ok(checksums),
+        false => Err(refuse(StatusCode::BAD_REQUEST, "The body is not a number of checksums of 8 bytes")),
+    }
+}
+
+async fn answer((primary, open): (Arc<Primary>, Open), ask: Ask) -> Result<Response, Refusal> {
+    let (version, client) = (ask.version, ask.client.clone());
     let (page_size, heartbeat) = (primary.page_size(), primary.heartbeat());
-    let feed = tokio::task::spawn_blocking(move || primary.open_feed(ask))
-        .await
-        .map_err(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))??;
+    let feed = blocking(move || primary.open_feed(ask)).await??;
 
     let mut response = Response::new(Body::from_stream(FeedStream::new(feed, open, heartbeat, client)));
     let headers = response.headers_mut();
@@ -68,6 +114,12 @@ async fn stream(
     Ok(response)
 }
 
+/// Runs what may have to wait for a lock or a file.
+async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+    let done = tokio::task::spawn_blocking(task).await;
+    done.map_err(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))
+}
+
 /// The version to speak: 2 with a client that knows it or a later one, or else that of 2022.
 fn version_of(headers: &HeaderMap) -> Version {
     let asked = headers.get(VERSION_HEADER).and_then(|value| value.to_str().ok()?.trim().parse::<u32>().ok());
@@ -77,21 +129,47 @@ fn version_of(headers: &HeaderMap) -> Version {
     }
 }
 
-/// The name of the database, and what is asked of it.
-fn read_query(uri: &Uri, version: Version, client: String) -> Result<(Option<String>, Ask), Refusal> {
-    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-        .map_err(|_| refuse(StatusCode::BAD_REQUEST, "Invalid query"))?;
-    let value = |name| pairs.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str());
-    let invalid = |name| refuse(StatusCode::BAD_REQUEST, format!("Invalid {name} query parameter"));
-    let number = |name| value(name).map(|text| hexadecimal(text).ok_or_else(|| invalid(name))).transpose();
+/// The query of a request.
+struct Query(Vec<(String, String)>);
 
-    let generation = value("generation").map(|text| text.parse::<Generation>().map_err(|_| invalid("generation")));
-    let (generation, index, offset) = (generation.transpose()?, number("index")?, number("offset")?);
-    let ask = match (generation, index) {
-        (Some(_), Some(_)) => Ask { version, generation, index, offset, client },
-        _ => Ask { version, generation: None, index: None, offset: None, client },
-    };
-    Ok((value("path").map(str::to_string), ask))
+impl Query {
+    fn read(uri: &Uri) -> Result<Query, Refusal> {
+        axum::extract::Query::try_from_uri(uri)
+            .map(|axum::extract::Query(pairs)| Query(pairs))
+            .map_err(|_| refuse(StatusCode::BAD_REQUEST, "Invalid query"))
+    }
+
+    /// A parameter that is not empty.
+    fn value(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
+    }
+
+    /// What is asked for by position.
+    fn ask(&self, version: Version, client: String) -> Result<Ask, Refusal> {
+        let number = |name| self.value(name).map(|text| hexadecimal(text).ok_or_else(|| invalid(name))).transpose();
+        let generation = self.value("generation").map(|text| text.parse().map_err(|_| invalid("generation")));
+        let (generation, index, offset) = (generation.transpose()?, number("index")?, number("offset")?);
+        Ok(match (generation, index) {
+            (Some(_), Some(_)) => Ask { version, generation, index, offset, checksums: None, client },
+            _ => Ask { version, generation: None, index: None, offset: None, checksums: None, client },
+        })
+    }
+
+    /// Refuses pages of another size than those served.
+    fn check_page_size(&self, served: PageSize) -> Result<(), Refusal> {
+        match self.value("page_size").map(str::parse::<u32>) {
+            Some(Ok(size)) if served.get() == size => Ok(()),
+            Some(Ok(size)) => Err(refuse(
+                StatusCode::BAD_REQUEST,
+                format!("Pages of {size} bytes cannot be compared with those of {} bytes here", served.get()),
+            )),
+            _ => Err(invalid("page_size")),
+        }
+    }
+}
+
+fn invalid(name: &str) -> Refusal {
+    refuse(StatusCode::BAD_REQUEST, format!("Invalid {name} query parameter"))
 }
 
 /// Up to 16 hexadecimal digits for a number that also fits the signed integers of 2022.
@@ -127,6 +205,7 @@ impl From<Error> for Refusal {
     fn from(error: Error) -> Refusal {
         let status = match error.kind() {
             Kind::Usage => StatusCode::BAD_REQUEST,
+            Kind::Diverged => StatusCode::CONFLICT,
             Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
             _ => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -149,8 +228,9 @@ mod tests {
 
     fn asked(query: &str) -> Result<Asked, String> {
         let uri = format!("/stream{query}").parse().map_err(|_| "not a URI".to_string())?;
-        let (path, ask) = read_query(&uri, Version::V2, String::new()).map_err(|refusal| refusal.text)?;
-        Ok((path, ask.generation.map(|g| g.0), ask.index, ask.offset))
+        let query = Query::read(&uri).map_err(|refusal| refusal.text)?;
+        let ask = query.ask(Version::V2, String::new()).map_err(|refusal| refusal.text)?;
+        Ok((query.value("path").map(str::to_string), ask.generation.map(|g| g.0), ask.index, ask.offset))
     }
 
     #[test]

@@ -15,6 +15,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 
 use super::percent;
 use crate::base::{Error, Position, Result};
+use crate::replica::{Have, PageSums};
 
 const EXAMPLE: &str = "http://127.0.0.1:9090/app.db";
 
@@ -45,15 +46,19 @@ impl Url {
         self.database.as_deref()
     }
 
-    /// What is asked of the server: everything, or what came after `since`. Holds the password, if there is one.
-    pub(super) fn stream(&self, since: Option<&Position>) -> String {
+    /// What is asked of the server, for a replica that has this. Holds the password, if there is one.
+    pub(super) fn stream(&self, have: &Have) -> String {
         let Url { scheme, login, place, database } = self;
         let mut parameters = Vec::new();
         if let Some(database) = database {
             parameters.push(format!("path={}", percent::encode(database)));
         }
-        if let Some(Position { generation, index, offset }) = since {
-            parameters.push(format!("generation={generation}&index={index:016x}&offset={offset:016x}"));
+        match have {
+            Have::Nothing => {}
+            Have::Position(Position { generation, index, offset }) => {
+                parameters.push(format!("generation={generation}&index={index:016x}&offset={offset:016x}"));
+            }
+            Have::Pages(PageSums { page_size, .. }) => parameters.push(format!("page_size={}", page_size.get())),
         }
         let mark = if parameters.is_empty() { "" } else { "?" };
         format!("{scheme}://{login}{place}/stream{mark}{}", parameters.join("&"))
@@ -282,7 +287,7 @@ mod tests {
     #[test]
     fn a_password_is_sent_but_never_shown() -> Result<()> {
         let url = Url::parse("http://ann:s3cret@h:9090/app.db")?;
-        assert_eq!(url.stream(None), "http://ann:s3cret@h:9090/stream?path=app.db");
+        assert_eq!(url.stream(&Have::Nothing), "http://ann:s3cret@h:9090/stream?path=app.db");
         assert_eq!(format!("{url} {url:?}"), "http://h:9090/app.db Url(http://h:9090/app.db)");
         let error = Url::parse("http://ann:s3cret@h:x/app.db").map_err(|e| e.to_string());
         assert!(matches!(&error, Err(said) if !said.contains("s3cret") && !said.contains("ann")), "{error:?}");
@@ -292,14 +297,14 @@ mod tests {
     #[test]
     fn the_request_names_database_and_position() -> Result<()> {
         let since = Position { generation: Generation(0x5fdb_81d7_f275_9003), index: 3, offset: 0x8cd40 };
-        assert_eq!(Url::parse("http://h:1")?.stream(None), "http://h:1/stream");
+        assert_eq!(Url::parse("http://h:1")?.stream(&Have::Nothing), "http://h:1/stream");
         assert_eq!(
-            Url::parse("http://h:1/var/my%20app+.db")?.stream(Some(&since)),
+            Url::parse("http://h:1/var/my%20app+.db")?.stream(&Have::Position(since)),
             "http://h:1/stream?path=/var/my%20app%2B.db\
              &generation=5fdb81d7f2759003&index=0000000000000003&offset=000000000008cd40"
         );
         assert_eq!(
-            Url::parse("http://h:1")?.stream(Some(&since)),
+            Url::parse("http://h:1")?.stream(&Have::Position(since)),
             "http://h:1/stream?generation=5fdb81d7f2759003&index=0000000000000003&offset=000000000008cd40"
         );
         Ok(())

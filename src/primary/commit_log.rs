@@ -132,7 +132,7 @@ mod tests {
             log.push(entry(Some(&[7; 10]), frame));
         }
         assert!(matches!(log.get(0), Got::Gone));
-        assert!(matches!(log.get(1), Got::Entry(e) if e.lsn.frame().0 == 2));
+        assert!(matches!(log.get(1), Got::Entry(e) if e.lsn == Lsn::new(0, FrameNo(2))));
         assert!(matches!(log.get(3), Got::NotYet));
         assert_eq!(log.position_at(3).map(|p| p.offset), Some(3));
         assert_eq!(log.position_at(2), None);

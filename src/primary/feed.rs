@@ -7,11 +7,12 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use super::Primary;
-use super::catch_up::CatchUp;
+use super::catch_up::{CatchUp, Lacks};
 use super::commit_log::{CommitLog, Got};
 use super::feed2022::Resend;
 use super::replicas::Replica;
-use crate::base::{Error, Generation, Lsn, Position, Result, unix_ms};
+use crate::base::{Error, Generation, Kind, Lsn, Position, Result, unix_ms};
+use crate::format::checksum::PageChecksum;
 use crate::format::record;
 
 /// Which protocol a replica speaks.
@@ -33,6 +34,8 @@ pub struct Ask {
     pub index: Option<u64>,
     /// Its offset in that WAL in bytes; version 1 does not send one.
     pub offset: Option<u64>,
+    /// Checksums of the pages it has, from page 1 on: it is sent what differs, whatever its position.
+    pub checksums: Option<Vec<Option<PageChecksum>>>,
     /// Address and port of the other end.
     pub client: String,
 }
@@ -69,28 +72,33 @@ enum Mode {
 
 impl Primary {
     /// Opens a feed for one connection.
-    pub fn open_feed(self: &Arc<Self>, ask: Ask) -> Result<Feed> {
+    pub fn open_feed(self: &Arc<Self>, mut ask: Ask) -> Result<Feed> {
         let version = if ask.version == Version::V2 { 2 } else { 1 };
         let replica = self.replicas.add(ask.client.clone(), version);
-        let mode = match ask.version {
-            Version::V2 => Mode::CatchUp(CatchUp::new(self.known(&ask))),
-            Version::V2022 => Mode::Resend(Box::new(Resend::new(ask.generation, ask.index))),
+        let mode = match (ask.version, ask.checksums.take()) {
+            (Version::V2022, _) => Mode::Resend(Box::new(Resend::new(ask.generation, ask.index))),
+            (Version::V2, Some(checksums)) => Mode::CatchUp(CatchUp::new(Lacks::Other(checksums))),
+            (Version::V2, None) => Mode::CatchUp(CatchUp::new(self.lacks(&ask)?)),
         };
         let log = if ask.version == Version::V2 { &self.log } else { &self.raw_log };
         let changed = log.subscribe();
         Ok(Feed { primary: Arc::clone(self), replica, version: ask.version, changed, queue: VecDeque::new(), mode })
     }
 
-    /// What the replica has, if it is a state this primary knows it was in.
-    fn known(&self, ask: &Ask) -> Option<Lsn> {
+    /// What a replica lacks by its position. Fails if this primary does not know what it has there.
+    fn lacks(&self, ask: &Ask) -> Result<Lacks> {
+        let Some(generation) = ask.generation else { return Ok(Lacks::Everything) };
+        let (index, offset) = (ask.index.unwrap_or(u64::MAX), ask.offset.unwrap_or(u64::MAX));
+        let there = Position { generation, index, offset };
         let core = self.lock_core();
-        if ask.generation != Some(core.generation()) {
-            return None;
+        let lsn = there.lsn(core.page_size()).filter(|lsn| core.floor <= *lsn && *lsn <= core.lsn());
+        match lsn {
+            Some(lsn) if generation == core.position().generation => Ok(Lacks::ChangedSince(lsn)),
+            _ => Err(Error::new(
+                Kind::Diverged,
+                format!("what a replica at {there} has is not known here; it must send its checksums"),
+            )),
         }
-        let (generation, index, offset) = (core.generation(), ask.index?, ask.offset?);
-        let frame = Position { generation, index, offset }.frame(core.page_size())?;
-        let lsn = Lsn::new(index, frame);
-        (lsn <= core.lsn()).then_some(lsn)
     }
 }
 
@@ -187,7 +195,7 @@ impl Feed {
             return Ok(Step::End);
         }
         self.replica.set_live(false);
-        self.mode = Mode::CatchUp(CatchUp::new(Some(lsn)));
+        self.mode = Mode::CatchUp(CatchUp::new(Lacks::ChangedSince(lsn)));
         Ok(Step::Again)
     }
 

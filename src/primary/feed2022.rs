@@ -6,7 +6,8 @@
 use bytes::Bytes;
 
 use super::Primary;
-use super::core::{Core, Places};
+use super::core::Core;
+use super::pages::Places;
 use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result, limits};
 use crate::format::record::{HEADER_SIZE, Header, Type};
 use crate::format::{lz4, wal};
@@ -63,21 +64,21 @@ impl Resend {
 
     /// What is sent first. The places are of after `reader` began, so that what counts as in the database it finds there.
     fn begin(&mut self, primary: &Primary, core: &Core, places: Places, reader: Connection) -> Result<Sent> {
-        let segments = segments(core, FrameNo::ZERO, core.seen().last)?.unwrap_or_default();
+        let segments = segments(core, FrameNo::ZERO, core.seen().mark.last)?.unwrap_or_default();
         let then = (primary.raw_log.end(), core.position(), core.lsn());
-        if self.asked == Some((core.generation(), core.seen().index)) {
+        if self.asked == Some((core.position().generation, core.position().index)) {
             return Ok((segments, Some(then)));
         }
         let places_of = (1..=core.seen().pages).filter_map(|n| Pgno::new(n).ok());
-        let places = places_of.map(|p| source(core, p, places)).collect();
+        let places: Result<Vec<Source>> = places_of.map(|p| source(core, p, places)).collect();
         let size = core.page_size();
-        self.snapshot = Some(Snapshot { reader, size, places, sent: 0, segments, then });
+        self.snapshot = Some(Snapshot { reader, size, places: places?, sent: 0, segments, then });
         Ok((snapshot_header(core), None))
     }
 }
 
-fn source(core: &Core, pgno: Pgno, places: Places) -> Source {
-    core.log_frame(pgno, places).map_or(Source::Database, Source::Log)
+fn source(core: &Core, pgno: Pgno, places: Places) -> Result<Source> {
+    Ok(core.log_frame(pgno, places)?.map_or(Source::Database, Source::Log))
 }
 
 fn snapshot_header(core: &Core) -> Bytes {

@@ -4,17 +4,19 @@
 //! commit in the WAL -> tail -> page map + commit log -> one feed per replica
 //! ```
 //!
-//! The tail follows the WAL through read locks it hands from one private connection to another, so that no frame is
-//! overwritten before it was seen, and no writer ever waits. What it saw goes into the page map (which commit changed
-//! which page last) and, as ready-made bytes shared by all replicas, into the commit log. A feed reads the log while its
-//! replica keeps up; one that is behind is sent the pages that changed since, each once, whatever happened in between.
+//! The tail follows the WAL under a hold that lets no frame be overwritten before it was seen, and no writer ever waits. What it
+//! saw goes into the page map (which commit changed which page last, and what the pages sum up to) and, as ready-made bytes
+//! shared by all replicas, into the commit log. A feed reads the log while its replica keeps up; one that is behind is sent
+//! the pages that changed since, or that differ from those it has, each once, whatever happened in between.
 
 mod catch_up;
 mod commit_log;
 mod core;
 mod feed;
 mod feed2022;
+mod history;
 mod page_map;
+mod pages;
 mod replicas;
 mod served;
 mod tail;

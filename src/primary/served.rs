@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::commit_log::{CommitLog, Entry};
 use super::core::{Core, News};
 use super::feed2022;
+use super::history::{History, Reserve};
 use super::replicas::{ReplicaRow, Replicas};
 use super::tail::{Tail, Wake};
 use crate::base::{PageSize, Position, Result, limits};
@@ -84,9 +85,10 @@ pub struct Primary {
 impl Primary {
     /// Begins to serve the database at `path`, opened through the VFS named `vfs`.
     pub fn start(path: &Path, vfs: &CStr, options: Options) -> Result<Arc<Primary>> {
-        let core = Core::open(path, vfs)?;
         let sidecar = Sidecar::of(path);
         let lock = sidecar.lock("serve it")?;
+        let core = Core::open(path, vfs, History::load(&sidecar))?;
+        let reserve = Reserve::begin(&sidecar, &core)?;
         let open = || Connection::open(path, vfs, OpenMode::Existing);
         let own = [open()?, open()?];
         for connection in &own {
@@ -118,7 +120,7 @@ impl Primary {
             _lock: lock,
         });
         sidecar.show_position(&reached)?;
-        let handle = Tail::start(Arc::clone(&primary), own, sidecar, reached)?;
+        let handle = Tail::start(Arc::clone(&primary), own, sidecar, reserve)?;
         primary.wake.set_thread(handle.thread().clone());
         *locked(&primary.thread) = Some(handle);
         Ok(primary)
@@ -142,6 +144,11 @@ impl Primary {
     /// Page size of the database.
     pub fn page_size(&self) -> PageSize {
         self.page_size
+    }
+
+    /// Size of the database in pages, as far as it was seen.
+    pub fn pages(&self) -> u32 {
+        self.lock_core().seen().pages
     }
 
     /// How often an idle stream shows that it is alive.
@@ -235,9 +242,9 @@ impl Primary {
         }
     }
 
-    pub(super) fn publish(&self, core: &Core, news: &News) -> Result<()> {
-        let entry =
-            |records, pages| Entry { records, pages, commits: news.commits, reached: core.position(), lsn: core.lsn() };
+    pub(super) fn publish(&self, core: &mut Core, news: &News) -> Result<()> {
+        let (reached, lsn) = (core.position(), core.lsn());
+        let entry = |records, pages| Entry { records, pages, commits: news.commits, reached, lsn };
         let (records, pages) = match self.replicas.any(2) {
             true => core.records(news, limits::LIVE_COMMIT_BYTES)?.map_or((None, 0), |(b, n)| (Some(b), n)),
             false => (None, 0),

@@ -6,6 +6,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use super::Primary;
+use super::history::Reserve;
 use crate::base::{FrameNo, Position, Result};
 use crate::sqlite::{Connection, guarded, spawn};
 use crate::store::{Sidecar, glance};
@@ -47,6 +48,7 @@ pub(super) struct Tail {
     /// Its read transaction keeps checkpoints of others from what is not worth their while.
     brake: Connection,
     sidecar: Sidecar,
+    reserve: Reserve,
     /// The position others see in the sidecar, and since when.
     shown: (Position, Instant),
     last_position: Position,
@@ -61,18 +63,20 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Starts the thread, with two connections for itself. `reached` is what has been seen so far.
+    /// Starts the thread, with two connections for itself.
     pub fn start(
         primary: Arc<Primary>,
         [checkpointer, brake]: [Connection; 2],
         sidecar: Sidecar,
-        reached: Position,
+        reserve: Reserve,
     ) -> Result<JoinHandle<()>> {
+        let reached = primary.lock_core().position();
         let tail = Tail {
             primary,
             checkpointer,
             brake,
             sidecar,
+            reserve,
             shown: (reached, Instant::now()),
             last_position: reached,
             last_backfill: (0, Instant::now()),
@@ -101,8 +105,9 @@ impl Tail {
             self.primary.wake.sleep(nap);
             nap = if self.last_news.elapsed() < BUSY { NAP } else { (nap * 2).min(LONGEST_NAP) };
         }
-        // The generation ends here, and with it the meaning of its positions.
+        // From here on it is not known whether a position is still that of the database.
         self.primary.noted(self.sidecar.forget_position());
+        self.primary.noted(self.primary.lock_core().save(&self.sidecar));
     }
 
     /// Lets commits gather; but a checkpoint that may come any moment must not be slept through.
@@ -123,10 +128,11 @@ impl Tail {
         if core.holds_others_up(&state) {
             core.allow_restart(&state)?;
         }
-        let (frames, position) = (core.seen().last.0, core.position());
+        let (frames, position) = (core.seen().mark.last.0, core.position());
         drop(core);
         self.frames = frames;
         self.show(position)?;
+        self.reserve.keep_up(&self.sidecar, position)?;
         if state.backfilled != self.last_backfill.0 || frames == 0 {
             self.last_backfill = (state.backfilled, Instant::now());
         }

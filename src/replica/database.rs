@@ -1,14 +1,17 @@
 //! A database that commits are applied to, through its WAL.
 
+use std::collections::HashMap;
 use std::ffi::CStr;
 use std::path::Path;
 use std::time::Instant;
 
 use super::stage::{Stage, check_page_one, is_marked, mark};
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
+use crate::format::checksum::PageChecksum;
+use crate::format::page_file::Mark;
 use crate::format::walindex::Header;
 use crate::sqlite::{Connection, OpenMode};
-use crate::store::{Appended, WalWriter, read_page, restart, valid_state};
+use crate::store::{self, Appended, Checksums, WalWriter, read_checksums, read_page, restart, valid_state};
 
 /// Bytes of the database header (<https://www.sqlite.org/fileformat2.html#the_database_header>).
 const DATABASE_HEADER: usize = 100;
@@ -29,18 +32,21 @@ pub(super) struct Database {
     next_checkpoint: u32,
     /// The header that was published last, to notice if somebody else writes.
     published: Option<Header>,
+    /// What the pages sum up to, if that is known.
+    checksums: Option<Checksums>,
 }
 
 /// The pages of one commit on their way into a [`Database`]: in memory, and what does not fit there in the WAL, unseen.
 pub(super) struct Pending {
     stage: Stage,
     appended: Option<Appended>,
+    sums: HashMap<Pgno, PageChecksum>,
 }
 
 impl Pending {
     /// An empty commit. `read_only` says whether page 1 gets the mark.
     pub fn new(size: PageSize, read_only: bool) -> Pending {
-        Pending { stage: Stage::new(size, read_only), appended: None }
+        Pending { stage: Stage::new(size, read_only), appended: None, sums: HashMap::new() }
     }
 
     /// Whether nothing is in it.
@@ -63,7 +69,7 @@ impl Database {
     /// Opens `path` through the VFS named `vfs`; a missing file is made, empty.
     pub fn open(path: &Path, vfs: &CStr, checkpoint_frames: u32) -> Result<Database> {
         let connection = Connection::open(path, vfs, OpenMode::Create)?;
-        Ok(Database { connection, checkpoint_frames, next_checkpoint: checkpoint_frames, published: None })
+        Ok(Database { connection, checkpoint_frames, next_checkpoint: checkpoint_frames, published: None, checksums: None })
     }
 
     /// What the file holds.
@@ -107,6 +113,7 @@ impl Database {
         if pgno == Pgno::ONE {
             check_page_one(image, pending.stage.page_size())?;
         }
+        pending.sums.insert(pgno, PageChecksum::of(pgno, image));
         pending.stage.put(pgno, image);
         if pending.stage.bytes() < limits::STAGE_BYTES {
             return Ok(());
@@ -124,8 +131,16 @@ impl Database {
     }
 
     /// Ends a commit that leads to `pages` pages: all readers that start from now on see it. Returns its last frame.
-    pub fn commit(&mut self, mut pending: Pending, pages: u32, stop: &dyn Fn() -> bool) -> Result<FrameNo> {
+    /// When the database would not sum up to `expected` then, the commit is dropped.
+    pub fn commit(
+        &mut self,
+        mut pending: Pending,
+        pages: u32,
+        expected: Option<u64>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<FrameNo> {
         let size = pending.stage.page_size();
+        self.check_total(&pending.sums, pages, expected)?;
         pending.stage.cut(pages);
         if pending.stage.len() == 0 {
             // The commit needs a frame to be in, and page 1 is in every database.
@@ -140,16 +155,62 @@ impl Database {
         };
         let frame = writer.commit(appended, pending.stage.pages(), pages)?;
         self.published = Some(*writer.header());
+        if let Some(checksums) = &mut self.checksums {
+            checksums.resize(pages);
+            pending.sums.into_iter().for_each(|(pgno, checksum)| checksums.set(pgno, Some(checksum)));
+        }
         Ok(frame)
+    }
+
+    /// Fails unless the database sums up to `expected` as it is.
+    pub fn check(&self, pages: u32, expected: Option<u64>) -> Result<()> {
+        self.check_total(&HashMap::new(), pages, expected)
+    }
+
+    fn check_total(&self, changes: &HashMap<Pgno, PageChecksum>, pages: u32, expected: Option<u64>) -> Result<()> {
+        let (Some(expected), Some(checksums)) = (expected, &self.checksums) else { return Ok(()) };
+        let changes = changes.iter().map(|(pgno, checksum)| (*pgno, *checksum));
+        let found = checksums.total_after(changes, pages);
+        if found == Some(expected) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::Diverged,
+            format!(
+                "litestream: {} would sum up to {:016x} with the next commit, and its upstream does to {expected:016x}",
+                self.connection.path().display(),
+                found.unwrap_or(0)
+            ),
+        ))
+    }
+
+    /// What the pages sum up to, if that is known.
+    pub fn checksums(&self) -> Option<&Checksums> {
+        self.checksums.as_ref()
+    }
+
+    /// Sets what the pages sum up to.
+    pub fn set_checksums(&mut self, checksums: Option<Checksums>) {
+        self.checksums = checksums;
+    }
+
+    /// Reads every page for its checksum.
+    pub fn read_checksums(&mut self) -> Result<&Checksums> {
+        let read = read_checksums(&self.connection, self.page_size()?)?;
+        Ok(self.checksums.insert(read))
+    }
+
+    /// The end of the WAL now.
+    pub fn mark(&self) -> Result<Mark> {
+        self.connection.pin()?;
+        self.connection.unpin();
+        let header = valid_state(&self.connection)?.header;
+        Ok(Mark { salts: header.salts, last: header.last, checksum: header.frame_checksum })
     }
 
     /// Whether the database has another size than `pages` pages.
     pub fn changes_size(&self, pages: u32) -> Result<bool> {
-        let header = valid_state(&self.connection)?.header;
-        let now = match header.last {
-            FrameNo::ZERO => self.pages_in_file(self.page_size()?)?,
-            _ => header.pages,
-        };
+        let now = store::pages(&self.connection, &valid_state(&self.connection)?, self.page_size()?)?;
         Ok(now != pages)
     }
 
@@ -209,19 +270,9 @@ impl Database {
         let mut page = read_page(&self.connection, Pgno::ONE, size)?;
         mark(&mut page, false);
         let mut writer = begin(&self.connection, size, stop)?;
-        let pages = match writer.header().last {
-            FrameNo::ZERO => self.pages_in_file(size)?,
-            _ => writer.header().pages,
-        };
+        let pages = store::pages(&self.connection, &valid_state(&self.connection)?, size)?;
         let appended = writer.start()?;
         writer.commit(appended, [(Pgno::ONE, page.as_slice())].into_iter(), pages)
-    }
-
-    /// Database size in pages as the file has it.
-    fn pages_in_file(&self, size: PageSize) -> Result<u32> {
-        let bytes = self.connection.database()?.size()?;
-        u32::try_from(bytes / u64::from(size.get()))
-            .map_err(|_| Error::corrupt(format!("litestream: a database of {bytes} bytes has too many pages")))
     }
 
     /// Nobody else may write to a replica. Restarting its WAL or rebuilding its wal-index is no writing.

@@ -4,12 +4,14 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::upstream::{Have, PageSums};
 use super::Upstream;
 use super::bootstrap::Bootstrap;
 use super::database::{Content, Database, Pending};
-use super::status::Progress;
-use crate::base::{Error, Generation, Kind, PageSize, Position, Result, limits};
-use crate::store::{Sidecar, SidecarLock};
+use super::status::{Progress, State};
+use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result, limits};
+use crate::format::page_file::Header;
+use crate::store::{Checksums, Sidecar, SidecarLock};
 
 /// How often the position of a busy replica is made durable. In between it is behind, never ahead.
 const DURABLE_EVERY: Duration = Duration::from_secs(5);
@@ -50,8 +52,13 @@ pub(super) struct Feeder<'p> {
     durable_at: Instant,
     durable: Option<Position>,
     same_upstream: bool,
-    /// Whether the next commit replaces everything.
+    /// Whether the upstream was told what pages the replica has, and sends those that differ.
+    compares: bool,
+    /// Whether the next commit leads there from a state that no position stands for.
     replaces: bool,
+    /// Why the content is not trusted, until it is mended.
+    distrust: Option<Error>,
+    mended_at: Option<Instant>,
     known_url: Option<String>,
     url: String,
     _lock: SidecarLock,
@@ -89,7 +96,10 @@ impl<'p> Feeder<'p> {
             sidecar,
             durable_at: Instant::now(),
             durable: None,
+            compares: false,
             replaces: false,
+            distrust: None,
+            mended_at: None,
             same_upstream: known_url.as_deref() == Some(upstream.url()),
             known_url,
             url: upstream.url().to_string(),
@@ -97,6 +107,68 @@ impl<'p> Feeder<'p> {
         };
         feeder.check_content(path, upstream)?;
         Ok(feeder)
+    }
+
+    /// What the replica has. Reads all of it unless it is known what it sums up to.
+    pub fn have(&mut self) -> Result<Have> {
+        self.compares = false;
+        if self.is_new()? {
+            return Ok(Have::Nothing);
+        }
+        if let Some(position) = self.position {
+            if self.database.checksums().is_none() && !self.load_checksums()? {
+                self.database.read_checksums()?;
+            }
+            return Ok(Have::Position(position));
+        }
+        if !self.same_upstream && !self.options.overwrite {
+            return Err(self.belongs_to_another());
+        }
+        // Between here and the next durable position, what the file holds is no state that an older one speaks of.
+        self.forget_position()?;
+        self.compares = true;
+        let why = self.distrust.as_ref().map_or("a state that is not known", |_| "a state that is not the upstream's");
+        self.progress.set_state(State::CatchingUp, Some(format!("from {why}, page by page")));
+        let page_size = self.database.page_size()?;
+        Ok(Have::Pages(PageSums::of(self.database.read_checksums()?, page_size)))
+    }
+
+    /// What the pages sum up to, as the run before left it, if nothing was written since.
+    fn load_checksums(&mut self) -> Result<bool> {
+        let Some((header, entries)) = self.sidecar.pages() else { return Ok(false) };
+        let mark = self.database.mark()?;
+        // An empty WAL is no proof: it may have been removed.
+        if header.mark != mark || mark.last == FrameNo::ZERO || header.page_size != self.database.page_size()? {
+            return Ok(false);
+        }
+        let mut checksums = Checksums::new(header.pages, header.page_size);
+        for (n, (_, checksum)) in (1..).zip(entries) {
+            checksums.set(Pgno::new(n)?, checksum);
+        }
+        let complete = checksums.total().is_some();
+        self.database.set_checksums(Some(checksums).filter(|_| complete));
+        Ok(complete)
+    }
+
+    /// What the replica holds is not what it should be, for the reason given: it is compared with the upstream next. Whether
+    /// that is worth doing at once, and was not just done.
+    pub fn distrust(&mut self, why: Error) -> Result<bool> {
+        self.forget_position()?;
+        self.database.set_checksums(None);
+        self.distrust = Some(why);
+        Ok(!self.compares && self.mended_at.is_none_or(|at| at.elapsed() > limits::RETRY_MAX))
+    }
+
+    /// Ends feeding: what is known is kept for the next run.
+    pub fn end(&mut self) -> Result<()> {
+        if self.is_new()? {
+            return Ok(());
+        }
+        self.make_durable()?;
+        let (Some(position), Some(checksums)) = (self.position, self.database.checksums()) else { return Ok(()) };
+        let (page_size, mark) = (self.database.page_size()?, self.database.mark()?);
+        let header = Header { page_size, pages: checksums.pages(), position, floor: Lsn::ZERO, mark };
+        self.sidecar.set_pages(&header, checksums.iter().map(|checksum| (Lsn::ZERO, checksum)))
     }
 
     /// Where the replica is.
@@ -136,54 +208,85 @@ impl<'p> Feeder<'p> {
         Bootstrap::begin(&self.database.connection, size, self.read_only())
     }
 
-    /// The upstream is about to send changes since the replica's position, or everything, of `generation`. Fails if that
-    /// would replace what is not its own.
+    /// The upstream is about to send what the replica lacks, or everything, of `generation`. Fails if that would replace what
+    /// is not its own.
     pub fn adopt(&mut self, generation: Generation, everything: bool) -> Result<()> {
         let known = self.position.is_some_and(|here| here.generation == generation);
-        if !everything && !known {
+        if !everything && !known && !self.compares {
             let here = self.position.map_or("at no position".to_string(), |here| format!("at {here}"));
             return Err(Error::corrupt(format!(
                 "stream: changes of generation {generation}, which this replica, {here}, has no state of"
             )));
         }
         if everything && !(known || self.same_upstream || self.options.overwrite || self.is_new()?) {
-            let name = self.database.connection.path().display();
-            return Err(Error::new(
-                Kind::Refused,
-                format!(
-                    "litestream: {name} is a replica of {}, not of {}; pass {{\"overwrite\": true}} to replace it",
-                    self.known_url.as_deref().unwrap_or("another upstream"),
-                    self.url
-                ),
-            ));
+            return Err(self.belongs_to_another());
         }
-        self.replaces = everything;
-        // A new file belongs to its upstream before anything is in it; any other once its content changes.
-        if self.is_new()? { self.belong() } else { Ok(()) }
+        self.replaces = everything || self.compares;
+        // A new file belongs to its upstream before anything is in it, and so does one that has a state of it; any other once
+        // its content changes.
+        if known || self.is_new()? { self.belong() } else { Ok(()) }
+    }
+
+    fn belongs_to_another(&self) -> Error {
+        let name = self.database.connection.path().display();
+        let owner = self.known_url.as_deref().unwrap_or("another upstream");
+        Error::new(
+            Kind::Refused,
+            format!(
+                "litestream: {name} is a replica of {owner}, not of {}; pass {{\"overwrite\": true}} to replace it",
+                self.url
+            ),
+        )
     }
 
     /// Puts down whose replica this is.
     fn belong(&mut self) -> Result<()> {
         if !self.same_upstream {
+            self.sidecar.forget_generation()?;
             self.sidecar.set_upstream(&self.url)?;
             self.same_upstream = true;
         }
         Ok(())
     }
 
-    /// Applies a commit that leads to `pages` pages and `position`.
-    pub fn commit(&mut self, pending: Pending, pages: u32, position: Position, time: Option<i64>) -> Result<()> {
+    /// Applies a commit that leads to `pages` pages and `position`, if the database sums up to `expected` then.
+    pub fn commit(
+        &mut self,
+        pending: Pending,
+        pages: u32,
+        expected: Option<u64>,
+        position: Position,
+        time: Option<i64>,
+    ) -> Result<()> {
         let count = pending.len() as u64;
         self.belong()?;
         if self.replaces {
-            // Between here and the next durable position, what the file holds is no state the old position speaks of.
             self.sidecar.forget_position()?;
             self.durable = None;
         }
-        self.database.commit(pending, pages, self.stop)?;
+        self.database.commit(pending, pages, expected, self.stop)?;
+        self.mended(count, position);
         self.arrive(position, time, 1, count);
         self.database.keep_wal_short()?;
         if std::mem::take(&mut self.replaces) { self.make_durable() } else { self.make_durable_if_due() }
+    }
+
+    /// The upstream is at `position`, which the replica equals already, if it sums up to `expected`.
+    pub fn confirm(&mut self, pages: u32, expected: Option<u64>, position: Position, time: Option<i64>) -> Result<()> {
+        self.database.check(pages, expected)?;
+        self.belong()?;
+        self.mended(0, position);
+        self.arrive(position, time, 0, 0);
+        self.replaces = false;
+        self.make_durable_if_due()
+    }
+
+    fn mended(&mut self, pages: u64, position: Position) {
+        self.compares = false;
+        let Some(why) = self.distrust.take() else { return };
+        log::warn!("{}: {pages} pages mended: {why}", self.database.connection.path().display());
+        self.mended_at = Some(Instant::now());
+        self.progress.healed(format!("{pages} pages at {position}, since {why}"));
     }
 
     /// The replica equals its upstream at `position`, with `pages` pages having been applied to get there.
@@ -192,9 +295,16 @@ impl<'p> Feeder<'p> {
         self.progress.reached(position, time, commits, pages);
     }
 
-    /// A new replica was written up to `position`.
-    pub fn made(&mut self, position: Position, time: Option<i64>, pages: u32) -> Result<()> {
+    /// A new replica was written up to `position`. `checksums` is what its pages sum up to, if that is known.
+    pub fn made(
+        &mut self,
+        position: Position,
+        time: Option<i64>,
+        pages: u32,
+        checksums: Option<Checksums>,
+    ) -> Result<()> {
         self.replaces = false;
+        self.database.set_checksums(checksums);
         self.position = Some(position);
         // This opens the WAL, during which others find the database busy. So it is not said to be there before.
         self.make_durable()?;
@@ -230,7 +340,7 @@ impl<'p> Feeder<'p> {
     }
 
     /// What the database holds is no state of the upstream any more.
-    pub fn forget_position(&mut self) -> Result<()> {
+    fn forget_position(&mut self) -> Result<()> {
         self.position = None;
         self.durable = None;
         self.progress.lost_position();

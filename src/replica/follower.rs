@@ -20,7 +20,7 @@ pub fn pull(path: &Path, vfs: &CStr, upstream: &dyn Upstream, options: Options) 
     let ended = stream::run(&mut feeder, upstream, Until::CaughtUp);
     upstream.shutdown();
     ended?;
-    feeder.make_durable()?;
+    feeder.end()?;
     feeder.position().ok_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it before the first commit"))
 }
 
@@ -121,7 +121,7 @@ fn run(
         // What was applied is kept whatever ended the stream.
         let kept = if feeder.is_new()? { Ok(()) } else { feeder.make_durable() };
         if stopped() {
-            return kept;
+            return kept.and_then(|()| feeder.end());
         }
         let error = ended.and(kept).err().unwrap_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it"));
         let hopeless = matches!(error.kind(), Kind::Refused | Kind::CantOpen | Kind::ReadOnly | Kind::Usage);

@@ -140,7 +140,7 @@ impl ManualApply {
         let staged = std::mem::replace(&mut self.staged, Pending::new(self.size, true));
         self.frames = 0;
         self.database.forget_published();
-        let FrameNo(frame) = self.database.commit(staged, pages, &|| false)?;
+        let FrameNo(frame) = self.database.commit(staged, pages, None, &|| false)?;
         self.database.keep_wal_short()?;
         Ok(frame)
     }

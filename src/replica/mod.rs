@@ -27,4 +27,4 @@ pub use follower::{Follower, pull};
 pub use manual::ManualApply;
 pub use promote::promote;
 pub use status::{Progress, StatusRow};
-pub use upstream::{Opened, Upstream};
+pub use upstream::{Have, Opened, PageSums, Upstream};

@@ -7,8 +7,10 @@ use super::database::Pending;
 use super::feeder::{Feeder, Until};
 use super::records::Records;
 use super::status::State;
-use crate::base::{Error, Kind, PageSize, Position, Result};
+use crate::base::{Error, Kind, PageSize, Pgno, Position, Result};
+use crate::format::checksum::PageChecksum;
 use crate::format::record::{Begin, Commit, Pages, Type, decode_heartbeat};
+use crate::store::Checksums;
 
 /// Applies a stream to a replica until it ends or fails, or as `until` says.
 pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, until: Until) -> Result<()> {
@@ -46,6 +48,7 @@ fn read_begin<R: Read>(records: &mut Records<R>) -> Result<(Position, Begin)> {
 fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Begin) -> Result<()> {
     let mut file = feeder.bootstrap(begin.page_size)?;
     let mut coverage = Coverage::default();
+    let mut checksums = Checksums::new(0, begin.page_size);
     let (position, commit) = loop {
         if (feeder.stop)() {
             return Err(ended());
@@ -57,6 +60,7 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
                 for run in pages.runs() {
                     let (first, images) = run?;
                     coverage.add(first, images.len() / begin.page_size.bytes());
+                    sum_up(&mut checksums, first, images, begin.page_size)?;
                     file.write(first, images)?;
                 }
             }
@@ -70,9 +74,37 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
         feeder.progress.set_bytes(records.bytes, 0);
     };
     coverage.check(commit.pages, begin.page_size)?;
-    file.finish(commit.pages)?;
+    checksums.resize(commit.pages);
+    match (expected(&commit), checksums.total()) {
+        (Some(expected), found) if found != Some(expected) => return Err(not_as_sent(expected, found)),
+        _ => file.finish(commit.pages)?,
+    }
     log::info!("new replica at {position}: {} pages", commit.pages);
-    feeder.made(position, Some(commit.time), commit.pages)
+    feeder.made(position, Some(commit.time), commit.pages, Some(checksums))
+}
+
+/// Notes what the consecutive pages from `first` on sum up to.
+fn sum_up(checksums: &mut Checksums, first: Pgno, images: &[u8], size: PageSize) -> Result<()> {
+    for (n, image) in (first.get()..).zip(images.chunks_exact(size.bytes())) {
+        let pgno = Pgno::new(n)?;
+        if n > checksums.pages() {
+            checksums.resize(n);
+        }
+        checksums.set(pgno, Some(PageChecksum::of(pgno, image)));
+    }
+    Ok(())
+}
+
+/// What the database must sum up to after a commit; none when its sender does not say.
+fn expected(commit: &Commit) -> Option<u64> {
+    Some(commit.checksum).filter(|checksum| *checksum != 0)
+}
+
+fn not_as_sent(expected: u64, found: Option<u64>) -> Error {
+    Error::corrupt(format!(
+        "stream: the pages that came sum up to {:016x}, and those of the upstream to {expected:016x}",
+        found.unwrap_or(0)
+    ))
 }
 
 /// Where the stream is within a commit.
@@ -135,11 +167,10 @@ impl Session {
             coverage.check(commit.pages, self.page_size)?;
         }
         if self.pending.is_empty() && !feeder.database.changes_size(commit.pages)? {
-            feeder.arrive(position, Some(commit.time), 0, 0);
-            return feeder.make_durable_if_due();
+            return feeder.confirm(commit.pages, expected(&commit), position, Some(commit.time));
         }
         let pending = std::mem::replace(&mut self.pending, Pending::new(self.page_size, feeder.read_only()));
-        feeder.commit(pending, commit.pages, position, Some(commit.time))
+        feeder.commit(pending, commit.pages, expected(&commit), position, Some(commit.time))
     }
 }
 

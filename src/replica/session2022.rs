@@ -44,7 +44,7 @@ pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Op
     let mut log = Log::new(size, first.position.generation, if snapshot { None } else { feeder.position() });
     if new {
         let (position, pages) = bootstrap(feeder, &mut log, &mut records, &first)?;
-        feeder.made(position, None, pages)?;
+        feeder.made(position, None, pages, None)?;
     }
     let mut session = Session { log, pending: feeder.pending(size)?, reached: None, from_snapshot: None };
     match (new, snapshot) {
@@ -203,7 +203,7 @@ impl Session {
         let Some((pages, position)) = self.reached.take() else { return Ok(()) };
         let empty = Pending::new(self.log.size, feeder.read_only());
         let pending = std::mem::replace(&mut self.pending, empty);
-        feeder.commit(pending, pages, position, None)
+        feeder.commit(pending, pages, None, position, None)
     }
 }
 

@@ -37,6 +37,10 @@ pub struct StatusRow {
     pub bytes: u64,
     /// How often the connection was lost.
     pub reconnects: u64,
+    /// How often what it held was found not to be its upstream's, and mended.
+    pub heals: u64,
+    /// What was mended last, and why.
+    pub healed: Option<String>,
     /// The last thing that went wrong.
     pub last_error: Option<String>,
     /// Size of the WAL in bytes.
@@ -59,6 +63,8 @@ struct Inner {
     pages: u64,
     bytes: u64,
     reconnects: u64,
+    heals: u64,
+    healed: Option<String>,
     last_error: Option<String>,
     wal_bytes: u64,
     ended: Option<Error>,
@@ -77,6 +83,8 @@ impl Progress {
             pages: 0,
             bytes: 0,
             reconnects: 0,
+            heals: 0,
+            healed: None,
             last_error: None,
             wal_bytes: 0,
             ended: None,
@@ -111,6 +119,8 @@ impl Progress {
             pages: inner.pages,
             bytes: inner.bytes,
             reconnects: inner.reconnects,
+            heals: inner.heals,
+            healed: inner.healed.clone(),
             last_error: inner.last_error.clone(),
             wal_bytes: inner.wal_bytes,
         }
@@ -199,6 +209,14 @@ impl Progress {
     /// The replica is at nothing that is known any more.
     pub(super) fn lost_position(&self) {
         self.change(|inner| inner.position = None);
+    }
+
+    /// What the replica held was mended; `what` says how much, and why.
+    pub(super) fn healed(&self, what: String) {
+        self.change(|inner| {
+            inner.heals += 1;
+            inner.healed = Some(what);
+        });
     }
 
     /// The stream ended; the next try comes after a pause.

@@ -4,15 +4,26 @@ use super::feeder::{Feeder, Until};
 use super::{Opened, Upstream, session, session2022};
 use crate::base::{Kind, Result};
 
-/// Connects once, and applies what comes until it ends or fails, or as `until` says.
+/// Connects, and applies what comes until the stream ends or fails, or as `until` says. Where the replica turns out not to hold
+/// what it should, connects once more to have it mended.
 pub(super) fn run(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) -> Result<()> {
-    let Opened { version2, page_size, body } = upstream.open(feeder.position())?;
-    let ended = match version2 {
+    loop {
+        match connect(feeder, upstream, until) {
+            Err(error) if error.kind() == Kind::Diverged => {
+                log::warn!("{error}");
+                if !feeder.distrust(error.clone())? {
+                    return Err(error);
+                }
+            }
+            ended => return ended,
+        }
+    }
+}
+
+fn connect(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) -> Result<()> {
+    let Opened { version2, page_size, body } = upstream.open(feeder.have()?)?;
+    match version2 {
         true => session::run(feeder, body, until),
         false => session2022::run(feeder, body, page_size, until),
-    };
-    if ended.as_ref().is_err_and(|e| e.kind() == Kind::Diverged) {
-        feeder.forget_position()?;
     }
-    ended
 }

@@ -2,15 +2,45 @@
 
 use std::io::Read;
 
-use crate::base::{Position, Result};
+use crate::base::{PageSize, Position, Result};
+use crate::store::Checksums;
+
+/// What a replica has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Have {
+    /// Nothing.
+    Nothing,
+    /// What the upstream had at a position.
+    Position(Position),
+    /// Pages of which only this is known.
+    Pages(PageSums),
+}
+
+/// The checksums of all pages of a database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PageSums {
+    /// Page size of the database.
+    pub page_size: PageSize,
+    /// A checksum for each page from the first on, 8 bytes big-endian; 0 for the lock-byte page.
+    pub sums: Vec<u8>,
+}
+
+impl PageSums {
+    /// Those of a database with pages of `page_size`.
+    pub fn of(checksums: &Checksums, page_size: PageSize) -> PageSums {
+        let sums = checksums.iter().flat_map(|checksum| checksum.map_or(0, |c| c.get()).to_be_bytes());
+        PageSums { page_size, sums: sums.collect() }
+    }
+}
 
 /// A source of streams: in production an HTTP server.
 pub trait Upstream: Send + Sync {
     /// Its URL, without any secret in it.
     fn url(&self) -> &str;
 
-    /// Opens a stream that goes on from `since`, or from nothing.
-    fn open(&self, since: Option<Position>) -> Result<Opened>;
+    /// Opens a stream of what a replica lacks that has this. An upstream that does not know what a replica at a position has
+    /// answers with an error of kind [`crate::base::Kind::Diverged`].
+    fn open(&self, have: Have) -> Result<Opened>;
 
     /// Makes an `open` or a read that is blocked return with an error at once, and all later ones fail.
     fn shutdown(&self);

@@ -1,29 +1,71 @@
-//! The newest committed image of a page, wherever it is.
+//! The newest committed images of pages, wherever they are.
 
-use super::walindex;
-use crate::base::{PageSize, Pgno, Result};
+use super::walindex::{self, State};
+use super::Checksums;
+use crate::base::{Error, FrameNo, PageSize, Pgno, Result, limits};
+use crate::format::checksum::PageChecksum;
 use crate::format::wal::{FRAME_HEADER_SIZE, frame_offset};
 use crate::sqlite::Connection;
 
 /// Reads page `pgno` as the newest commit has it.
 pub fn read_page(connection: &Connection, pgno: Pgno, size: PageSize) -> Result<Vec<u8>> {
+    pinned(connection, |state| {
+        let mut page = vec![0; size.bytes()];
+        match log_frame(connection, pgno, &state)? {
+            Some(frame) => read_frame(connection, frame, size, &mut page)?,
+            None => connection.database()?.read(pgno.file_offset(size), &mut page)?,
+        }
+        Ok(page)
+    })
+}
+
+/// Reads all pages as the newest commit has them, for their checksums.
+pub fn read_checksums(connection: &Connection, size: PageSize) -> Result<Checksums> {
+    pinned(connection, |state| {
+        let pages = pages(connection, &state, size)?;
+        let mut checksums = Checksums::new(pages, size);
+        let mut images = vec![0; limits::CHUNK_BYTES.max(size.bytes())];
+        for first in (1..=pages).step_by(images.len() / size.bytes()) {
+            connection.database()?.read(Pgno::new(first)?.file_offset(size), &mut images)?;
+            for (n, image) in (first..=pages).zip(images.chunks_exact_mut(size.bytes())) {
+                let pgno = Pgno::new(n)?;
+                if let Some(frame) = log_frame(connection, pgno, &state)? {
+                    read_frame(connection, frame, size, image)?;
+                }
+                checksums.set(pgno, Some(PageChecksum::of(pgno, image)));
+            }
+        }
+        Ok(checksums)
+    })
+}
+
+/// Runs `read` within a read transaction, at the newest commit.
+fn pinned<T>(connection: &Connection, read: impl FnOnce(State) -> Result<T>) -> Result<T> {
     let pinned = connection.is_pinned();
     connection.pin()?;
-    let page = read_pinned(connection, pgno, size);
+    let done = walindex::valid_state(connection).and_then(read);
     if !pinned {
         connection.unpin();
     }
-    page
+    done
 }
 
-fn read_pinned(connection: &Connection, pgno: Pgno, size: PageSize) -> Result<Vec<u8>> {
-    let state = walindex::valid_state(connection)?;
-    let mut page = vec![0; size.bytes()];
-    match walindex::newest_frame(&connection.wal_index()?, pgno, state.header.last)? {
-        Some(frame) if frame.0 > state.backfilled => {
-            connection.wal()?.read(frame_offset(frame, size) + FRAME_HEADER_SIZE as u64, &mut page)?;
-        }
-        _ => connection.database()?.read(pgno.file_offset(size), &mut page)?,
+/// The frame that has the newest image of a page, unless the database file has it.
+fn log_frame(connection: &Connection, pgno: Pgno, state: &State) -> Result<Option<FrameNo>> {
+    let newest = walindex::newest_frame(&connection.wal_index()?, pgno, state.header.last)?;
+    Ok(newest.filter(|frame| frame.0 > state.backfilled))
+}
+
+fn read_frame(connection: &Connection, frame: FrameNo, size: PageSize, page: &mut [u8]) -> Result<()> {
+    connection.wal()?.read(frame_offset(frame, size) + FRAME_HEADER_SIZE as u64, page)
+}
+
+/// Database size in pages. An empty WAL does not always know it, but then the file has it.
+pub fn pages(connection: &Connection, state: &State, size: PageSize) -> Result<u32> {
+    if state.header.last > FrameNo::ZERO {
+        return Ok(state.header.pages);
     }
-    Ok(page)
+    let bytes = connection.database()?.size()?;
+    u32::try_from(bytes / u64::from(size.get()))
+        .map_err(|_| Error::corrupt(format!("litestream: a database of {bytes} bytes has too many pages")))
 }

@@ -1,15 +1,19 @@
 //! Layer 3: the WAL and its index, the pages behind them, and the sidecar folder.
 
+mod checksums;
 mod log_reader;
 mod lookup;
+mod page_file;
 mod sidecar;
 mod walindex;
 mod watch;
 mod writer;
 
+pub use checksums::Checksums;
 pub use log_reader::{LogFile, LoggedFrame};
-pub use lookup::read_page;
+pub use lookup::{pages, read_checksums, read_page};
+pub use page_file::Entry;
 pub use sidecar::{Sidecar, SidecarLock};
-pub use walindex::{State, glance, page_of, state, valid_state};
+pub use walindex::{State, glance, newest_frame, page_of, state, valid_state};
 pub use watch::Watch;
 pub use writer::{Appended, WalWriter, restart};

@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `position` | one line, `generation/index:offset`; of a replica never ahead of what is durable in it, of a primary while it is served |
 //! | `upstream` | one line, the URL a replica follows |
+//! | `generation` | one line, `generation/index`: the history that is written here, and an index that no position of it has reached |
+//! | `pages` | what was known of every page when the database was last let go of ([`crate::format::page_file`]) |
 //! | `lock` | the process id of whoever serves or feeds the database, locked while it does |
 //!
 //! Every file is replaced as a whole: written beside, synced, renamed.
@@ -12,7 +14,9 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::base::{Error, Kind, Position, Result};
+use super::page_file::{self, Entry};
+use crate::base::{Error, Generation, Kind, Position, Result};
+use crate::format::page_file::Header;
 
 /// The sidecar folder of one database.
 pub struct Sidecar {
@@ -92,6 +96,42 @@ impl Sidecar {
         written.map_err(|e| Error::io(format!("litestream: writing {}", path.display()), &e))
     }
 
+    /// The generation of the primary, and an index that none of its positions has reached. None if it was never served, or the
+    /// file is damaged.
+    pub fn generation(&self) -> Option<(Generation, u64)> {
+        // Written in the form of a position, whose offset says nothing.
+        let Position { generation, index, .. } = format!("{}:{:016x}", self.read("generation")?, 0).parse().ok()?;
+        Some((generation, index))
+    }
+
+    /// Records the generation, and an index that none of its positions will reach before this is called again.
+    pub fn set_generation(&self, generation: Generation, index: u64) -> Result<()> {
+        self.replace("generation", &format!("{generation}/{index:016x}"))
+    }
+
+    /// What was known of the pages. Missing, damaged or of another version is nothing.
+    pub fn pages(&self) -> Option<(Header, Vec<Entry>)> {
+        page_file::read(&self.folder.join("pages"))
+            .inspect_err(|e| log::info!("{}: {e}", self.folder.display()))
+            .ok()
+    }
+
+    /// Records what is known of the pages.
+    pub fn set_pages(&self, header: &Header, entries: impl Iterator<Item = Entry>) -> Result<()> {
+        page_file::write(&self.folder.join("pages"), header, entries)
+    }
+
+    /// Forgets what was known of the pages.
+    pub fn forget_pages(&self) -> Result<()> {
+        self.remove("pages")
+    }
+
+    /// Forgets that the database was a primary: it becomes a replica, and what was said of its history is no longer true.
+    pub fn forget_generation(&self) -> Result<()> {
+        self.remove("generation")?;
+        self.forget_pages()
+    }
+
     /// Records the upstream.
     pub fn set_upstream(&self, url: &str) -> Result<()> {
         self.replace("upstream", url)
@@ -100,6 +140,7 @@ impl Sidecar {
     /// Forgets position and upstream: the database is nobody's replica any more, or about to be another's.
     pub fn forget(&self) -> Result<()> {
         self.forget_position()?;
+        self.forget_pages()?;
         self.remove("upstream")
     }
 
@@ -123,12 +164,26 @@ impl Sidecar {
     }
 
     fn replace(&self, name: &str, line: &str) -> Result<()> {
-        let (beside, path) = (self.folder.join(format!("{name}.tmp")), self.folder.join(name));
-        let written = File::create(&beside).and_then(|mut file| {
-            writeln!(file, "{line}")?;
-            file.sync_all()?;
-            fs::rename(&beside, &path)
-        });
-        written.map_err(|e| Error::io(format!("litestream: writing {}", path.display()), &e))
+        replace(&self.folder.join(name), |mut file| writeln!(file, "{line}"))
+    }
+}
+
+/// Replaces the file at `path` as a whole by what `write` writes. It is durable then, and was never half there.
+pub(super) fn replace(path: &Path, write: impl FnOnce(&File) -> std::io::Result<()>) -> Result<()> {
+    let beside = path.with_extension("tmp");
+    let written = File::create(&beside).and_then(|file| {
+        write(&file)?;
+        file.sync_all()?;
+        fs::rename(&beside, path)?;
+        sync_folder_of(path)
+    });
+    written.map_err(|e| Error::io(format!("litestream: writing {}", path.display()), &e))
+}
+
+/// A rename is durable when its folder is.
+fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    match path.parent() {
+        Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
+        _ => Ok(()),
     }
 }

@@ -1,0 +1,101 @@
+//! Reads and writes the file `pages` of the sidecar.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Write};
+use std::path::Path;
+
+use super::sidecar::replace;
+use crate::base::{Error, Lsn, Result, limits};
+use crate::format::checksum::{Crc, PageChecksum};
+use crate::format::page_file::{ENTRY_SIZE, HEADER_SIZE, Header, TRAILER_SIZE, decode_entry, encode_entry};
+
+/// What is kept of one page: the LSN that changed it last, and its checksum if it is known.
+pub type Entry = (Lsn, Option<PageChecksum>);
+
+/// Reads the file at `path`. One that is damaged, cut short or of another version is an error.
+pub fn read(path: &Path) -> Result<(Header, Vec<Entry>)> {
+    let io = |e: std::io::Error| Error::io(format!("litestream: reading {}", path.display()), &e);
+    let file = File::open(path).map_err(io)?;
+    let size = file.metadata().map_err(io)?.len();
+    let mut file = BufReader::with_capacity(limits::CHUNK_BYTES, file);
+    let mut crc = Crc::default();
+    let mut head = [0; HEADER_SIZE];
+    file.read_exact(&mut head).map_err(io)?;
+    crc.add(&head);
+    let header = Header::decode(&head)?;
+    // Nothing is allocated for pages that are not there.
+    if header.file_size() != size {
+        return Err(Error::corrupt(format!("page map: {size} bytes for {} pages", header.pages)));
+    }
+    let mut entries = Vec::with_capacity(header.pages as usize);
+    let mut entry = [0; ENTRY_SIZE];
+    for _ in 0..header.pages {
+        file.read_exact(&mut entry).map_err(io)?;
+        crc.add(&entry);
+        entries.push(decode_entry(&entry)?);
+    }
+    let mut trailer = [0; TRAILER_SIZE];
+    file.read_exact(&mut trailer).map_err(io)?;
+    if u64::from_be_bytes(trailer) != crc.value() {
+        return Err(Error::corrupt("page map: its CRC does not fit"));
+    }
+    Ok((header, entries))
+}
+
+/// Replaces the file at `path`, durably.
+pub fn write(path: &Path, header: &Header, entries: impl Iterator<Item = Entry>) -> Result<()> {
+    replace(path, |file| {
+        let mut file = BufWriter::with_capacity(limits::CHUNK_BYTES, file);
+        let mut crc = Crc::default();
+        let mut put = |bytes: &[u8]| {
+            crc.add(bytes);
+            file.write_all(bytes)
+        };
+        put(&header.encode())?;
+        for (lsn, checksum) in entries {
+            put(&encode_entry(lsn, checksum))?;
+        }
+        file.write_all(&crc.value().to_be_bytes())?;
+        file.flush()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::{FrameNo, Generation, PageSize, Pgno, Position};
+    use crate::format::page_file::Mark;
+    use crate::format::wal::{Checksum, Salts};
+
+    #[test]
+    fn a_damaged_file_is_never_read() -> Result<()> {
+        let path = std::env::temp_dir().join(format!("litestream-pages-{}", std::process::id()));
+        let header = Header {
+            page_size: PageSize::new(512)?,
+            pages: 3,
+            position: Position { generation: Generation(9), index: 1, offset: 568 },
+            floor: Lsn::ZERO,
+            mark: Mark { salts: Salts(1, 2), last: FrameNo(1), checksum: Checksum(3, 4) },
+        };
+        let entries = [
+            (Lsn::ZERO, None),
+            (Lsn::new(1, FrameNo(1)), Some(PageChecksum::of(Pgno::ONE, &[1]))),
+            (Lsn::new(0, FrameNo(7)), Some(PageChecksum::of(Pgno::ONE, &[2]))),
+        ];
+        write(&path, &header, entries.into_iter())?;
+        assert_eq!(read(&path)?, (header, entries.to_vec()));
+        let whole = std::fs::read(&path).map_err(|e| Error::io("reading", &e))?;
+        let mut refused = 0;
+        for at in 0..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] ^= 1;
+            std::fs::write(&path, &damaged).map_err(|e| Error::io("writing", &e))?;
+            refused += usize::from(read(&path).is_err());
+            std::fs::write(&path, &whole[..at]).map_err(|e| Error::io("writing", &e))?;
+            assert!(read(&path).is_err(), "cut at {at}");
+        }
+        std::fs::remove_file(&path).map_err(|e| Error::io("removing", &e))?;
+        assert_eq!(refused, whole.len());
+        Ok(())
+    }
+}
