@@ -11,6 +11,7 @@ mod serve;
 mod session;
 mod stop;
 mod tables;
+mod verify;
 
 use std::sync::{Arc, Weak};
 
@@ -22,7 +23,7 @@ use session::Session;
 type Function = fn(&Call, &Session, &Registry) -> Result<Output>;
 
 /// Name, least and most number of arguments, body.
-const FUNCTIONS: [(&str, i32, i32, Function); 11] = [
+const FUNCTIONS: [(&str, i32, i32, Function); 13] = [
     ("litestream_serve", 1, 2, serve::serve),
     ("litestream_pull", 1, 2, follow::pull),
     ("litestream_follow", 1, 2, follow::follow),
@@ -32,6 +33,8 @@ const FUNCTIONS: [(&str, i32, i32, Function); 11] = [
     ("litestream_lag", 0, 0, position::lag),
     ("litestream_apply_frame", 3, 3, apply::frame),
     ("litestream_apply_wal", 1, 1, apply::log),
+    ("litestream_checksum", 0, 0, verify::checksum),
+    ("litestream_verify", 0, 1, verify::verify),
     ("litestream_promote", 0, 0, promote::promote),
     ("litestream_version", 0, 0, own_version),
 ];

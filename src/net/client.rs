@@ -10,10 +10,12 @@ use ureq::http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body, RequestBuilder, Timeout};
 
+use serde_json::Value as Json;
+
 use super::url::Url;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Position, Result};
 use crate::format::record::{PAGE_SIZE_HEADER, VERSION_HEADER};
-use crate::replica::{Have, Opened, PageSums, Upstream};
+use crate::replica::{Compared, Have, Opened, PageSums, Upstream};
 use crate::sqlite::{guarded, spawn};
 
 /// How long a name may take to resolve, and a connection to be made.
@@ -25,6 +27,8 @@ const OUTPUT_BUFFER: usize = 16 << 10;
 const STREAM_TYPE: &str = "application/octet-stream";
 /// How much of an answer that is not a stream is looked at for what it says.
 const COMPLAINT_LIMIT: usize = 1024;
+/// The longest answer to a comparison, in bytes.
+const ANSWER_LIMIT: u64 = 64 << 10;
 
 /// A database served over HTTP, one stream at a time: opening one ends the one before.
 ///
@@ -76,6 +80,21 @@ impl Upstream for HttpUpstream {
         let ask = move || drop(result.send(guarded(|| request.run())));
         let opened = spawn("litestream-connect", ask).and_then(|_| answer.recv().unwrap_or_else(|_| Err(stopped())));
         opened.map_err(|e| e.within(&self.shown))
+    }
+
+    fn compare(&self, have: &PageSums, position: Option<Position>) -> Result<Compared> {
+        let request = Request {
+            url: self.url.clone(),
+            have: Have::Nothing,
+            silence: self.silence,
+            agent: Agent::new_with_config(self.config.clone()),
+            stop: Arc::default(),
+        };
+        request.compare(have, position).map_err(|e| e.within(&self.shown))
+    }
+
+    fn interrupt(&self) {
+        self.stop.lock().end();
     }
 
     fn shutdown(&self) {
@@ -169,6 +188,27 @@ impl Request {
             stop: self.stop,
         };
         Ok(Opened { version2, page_size, body: Box::new(body) })
+    }
+
+    fn compare(&self, have: &PageSums, position: Option<Position>) -> Result<Compared> {
+        let url = self.url.verify(have.page_size, position.as_ref());
+        let sent = headed(self.agent.post(&url)).content_type(STREAM_TYPE).send(&have.sums);
+        let response = sent.map_err(|error| self.failed(error))?;
+        if response.status() != StatusCode::OK {
+            return Err(refusal(response, self.silence));
+        }
+        let body = response.into_body().into_with_config().limit(ANSWER_LIMIT).reader();
+        let answer: Json = serde_json::from_reader(body)
+            .map_err(|e| Error::corrupt(format!("the answer is not what a litestream server says: {e}")))?;
+        let number = |name: &str| answer.get(name).and_then(Json::as_u64);
+        let differing = answer.get("differing").and_then(Json::as_array);
+        match (number("pages"), number("count"), number("newer"), differing) {
+            (Some(pages), Some(count), Some(newer), Some(differing)) => {
+                let differing = differing.iter().filter_map(Json::as_u64).collect();
+                Ok(Compared { pages, differing, count, newer })
+            }
+            _ => Err(Error::corrupt("the answer is not what a litestream server says; is it older than this library?")),
+        }
     }
 
     /// The URL holds the password, so it is never shown.
@@ -348,7 +388,7 @@ mod tests {
     use std::thread::{self, JoinHandle};
 
     use super::*;
-    use crate::base::{Generation, Position};
+    use crate::base::Generation;
 
     /// Longer than any test may take: what ends sooner was not ended by the silence.
     const HOUR: Duration = Duration::from_secs(3600);

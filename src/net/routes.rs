@@ -5,6 +5,7 @@
 //! | `GET /healthz` | `ok` |
 //! | `GET /stream?path=P&generation=G&index=I&offset=O` | the records of database P, from that position on |
 //! | `POST /stream?path=P&page_size=S` | the same for a replica that has pages with the checksums in the body |
+//! | `POST /verify?path=P&page_size=S&generation=G&index=I&offset=O` | which of the pages with the checksums in the body are not what they should be at that position, as JSON |
 //! | any other method, and `POST` in version 1 | 405 |
 //! | anything else | 404 |
 //!
@@ -17,18 +18,22 @@ use axum::body::Body;
 use axum::extract::{Extension, State};
 use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{Router, get};
+use axum::response::{IntoResponse, Json, Response};
+use axum::routing::{Router, get, post};
 
 use byteorder::{BigEndian, ByteOrder};
 use http_body_util::BodyExt;
+use serde_json::{Value, json};
 
 use super::databases::{Databases, Missing, Open};
 use super::stream::FeedStream;
-use crate::base::{Error, Kind, PageSize};
+use crate::base::{Error, Kind, PageSize, Position};
 use crate::format::checksum::PageChecksum;
 use crate::format::record::{PAGE_SIZE_HEADER, VERSION_HEADER};
-use crate::primary::{Ask, Primary, Version};
+use crate::primary::{Ask, Comparison, Primary, Version};
+
+/// How many pages are named that differ.
+const SHOWN_PAGES: usize = 1000;
 
 /// Who asks: address and port of the other end, put into each request by the server.
 #[derive(Clone)]
@@ -39,6 +44,7 @@ pub fn router(databases: Arc<Databases>) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }).fallback(wrong_method))
         .route("/stream", get(stream).post(compare).head(wrong_method).fallback(wrong_method))
+        .route("/verify", post(verify).fallback(wrong_method))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "Not found") })
         .with_state(databases)
 }
@@ -71,16 +77,33 @@ async fn compare(
     }
     let query = Query::read(&uri)?;
     let (primary, open) = databases.find(query.value("path"))?;
-    query.check_page_size(primary.page_size())?;
-    let counted = Arc::clone(&primary);
-    let pages = blocking(move || counted.pages()).await?;
-    let checksums = read_checksums(body, pages as usize).await?;
+    let checksums = read_checksums(&query, &primary, body).await?;
     let ask = Ask { checksums: Some(checksums), ..query.ask(Version::V2, client)? };
     answer((primary, open), ask).await
 }
 
-/// Reads up to `most` checksums, 8 bytes big-endian each. What is beyond that is of pages that the database does not have.
-async fn read_checksums(mut body: Body, most: usize) -> Result<Vec<Option<PageChecksum>>, Refusal> {
+async fn verify(State(databases): State<Arc<Databases>>, uri: Uri, body: Body) -> Result<Json<Value>, Refusal> {
+    let query = Query::read(&uri)?;
+    let (primary, _) = databases.find(query.value("path"))?;
+    let position = query.position()?;
+    let checksums = read_checksums(&query, &primary, body).await?;
+    let Comparison { position, pages, differing, newer } =
+        blocking(move || primary.compare(&checksums, position)).await??;
+    let first: Vec<u32> = differing.iter().take(SHOWN_PAGES).map(|pgno| pgno.get()).collect();
+    Ok(Json(json!({
+        "position": position.to_string(), "pages": pages, "differing": first, "count": differing.len(), "newer": newer
+    })))
+}
+
+/// Reads checksums, 8 bytes big-endian each. Of those of pages that the database does not have, only the first is kept.
+async fn read_checksums(
+    query: &Query,
+    primary: &Arc<Primary>,
+    mut body: Body,
+) -> Result<Vec<Option<PageChecksum>>, Refusal> {
+    query.check_page_size(primary.page_size())?;
+    let counted = Arc::clone(primary);
+    let most = blocking(move || counted.pages()).await? as usize + 1;
     let (mut checksums, mut part) = (Vec::new(), Vec::new());
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|_| refuse(StatusCode::BAD_REQUEST, "The body was cut short"))?;
@@ -142,6 +165,13 @@ impl Query {
     /// A parameter that is not empty.
     fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
+    }
+
+    /// The position named, if one is.
+    fn position(&self) -> Result<Option<Position>, Refusal> {
+        let Ask { generation, index, offset, .. } = self.ask(Version::V2, String::new())?;
+        let numbers = generation.zip(index).zip(offset);
+        Ok(numbers.map(|((generation, index), offset)| Position { generation, index, offset }))
     }
 
     /// What is asked for by position.

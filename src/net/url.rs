@@ -14,7 +14,7 @@ use std::fmt;
 use std::net::{Ipv6Addr, SocketAddr};
 
 use super::percent;
-use crate::base::{Error, Position, Result};
+use crate::base::{Error, PageSize, Position, Result};
 use crate::replica::{Have, PageSums};
 
 const EXAMPLE: &str = "http://127.0.0.1:9090/app.db";
@@ -46,22 +46,30 @@ impl Url {
         self.database.as_deref()
     }
 
-    /// What is asked of the server, for a replica that has this. Holds the password, if there is one.
+    /// The stream, for a replica that has this. Holds the password, if there is one.
     pub(super) fn stream(&self, have: &Have) -> String {
-        let Url { scheme, login, place, database } = self;
-        let mut parameters = Vec::new();
-        if let Some(database) = database {
-            parameters.push(format!("path={}", percent::encode(database)));
-        }
         match have {
-            Have::Nothing => {}
-            Have::Position(Position { generation, index, offset }) => {
-                parameters.push(format!("generation={generation}&index={index:016x}&offset={offset:016x}"));
-            }
-            Have::Pages(PageSums { page_size, .. }) => parameters.push(format!("page_size={}", page_size.get())),
+            Have::Nothing => self.request("stream", None, None),
+            Have::Position(position) => self.request("stream", None, Some(position)),
+            Have::Pages(PageSums { page_size, .. }) => self.request("stream", Some(*page_size), None),
         }
+    }
+
+    /// The comparison of pages of this size, of a replica at a position. Holds the password, if there is one.
+    pub(super) fn verify(&self, page_size: PageSize, position: Option<&Position>) -> String {
+        self.request("verify", Some(page_size), position)
+    }
+
+    fn request(&self, what: &str, page_size: Option<PageSize>, position: Option<&Position>) -> String {
+        let Url { scheme, login, place, database } = self;
+        let path = database.as_ref().map(|database| format!("path={}", percent::encode(database)));
+        let page_size = page_size.map(|size| format!("page_size={}", size.get()));
+        let position = position.map(|Position { generation, index, offset }| {
+            format!("generation={generation}&index={index:016x}&offset={offset:016x}")
+        });
+        let parameters: Vec<String> = path.into_iter().chain(page_size).chain(position).collect();
         let mark = if parameters.is_empty() { "" } else { "?" };
-        format!("{scheme}://{login}{place}/stream{mark}{}", parameters.join("&"))
+        format!("{scheme}://{login}{place}/{what}{mark}{}", parameters.join("&"))
     }
 }
 

@@ -5,11 +5,11 @@ use std::path::Path;
 
 use super::history::History;
 use super::page_map::PageMap;
-use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result};
+use crate::base::{Error, FrameNo, Generation, Lsn, PageSize, Pgno, Position, Result};
 use crate::format::page_file::Mark;
 use crate::format::wal::Salts;
 use crate::sqlite::{Connection, OpenMode, random_bytes};
-use crate::store::{State, Watch, page_of, pages, state, valid_state};
+use crate::store::{State, Watch, page_of, page_size, pages, state, valid_state};
 
 /// Where the tail has read the WAL up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,7 +62,7 @@ impl Core {
             connection.pin()?;
             connection.unpin();
         }
-        let page_size = page_size_of(&reader)?;
+        let page_size = page_size(&reader)?;
         let watch = Watch::begin(&watcher)?;
         let state = valid_state(&reader)?;
         let header = state.header;
@@ -105,6 +105,12 @@ impl Core {
     /// LSN of what has been seen.
     pub fn lsn(&self) -> Lsn {
         self.position.lsn(self.page_size).unwrap_or_default()
+    }
+
+    /// The LSN of a position, if it is known what a replica there has.
+    pub fn known(&self, position: &Position) -> Option<Lsn> {
+        let lsn = position.lsn(self.page_size).filter(|_| position.generation == self.position.generation)?;
+        (self.floor <= lsn && lsn <= self.lsn()).then_some(lsn)
     }
 
     /// The position of the database right now, which may be ahead of what has been seen.
@@ -218,12 +224,6 @@ fn require_wal_mode(connection: &Connection) -> Result<()> {
     Err(Error::usage(format!(
         "litestream: {name} is not in WAL mode (journal_mode={mode}); run PRAGMA journal_mode=WAL first"
     )))
-}
-
-fn page_size_of(connection: &Connection) -> Result<PageSize> {
-    let text = connection.query_text(c"PRAGMA main.page_size")?.unwrap_or_default();
-    let size = text.parse().map_err(|_| Error::new(Kind::Internal, format!("litestream: page_size is '{text}'")))?;
-    PageSize::new(size)
 }
 
 fn new_generation() -> Generation {

@@ -90,11 +90,9 @@ impl Primary {
         let Some(generation) = ask.generation else { return Ok(Lacks::Everything) };
         let (index, offset) = (ask.index.unwrap_or(u64::MAX), ask.offset.unwrap_or(u64::MAX));
         let there = Position { generation, index, offset };
-        let core = self.lock_core();
-        let lsn = there.lsn(core.page_size()).filter(|lsn| core.floor <= *lsn && *lsn <= core.lsn());
-        match lsn {
-            Some(lsn) if generation == core.position().generation => Ok(Lacks::ChangedSince(lsn)),
-            _ => Err(Error::new(
+        match self.lock_core().known(&there) {
+            Some(lsn) => Ok(Lacks::ChangedSince(lsn)),
+            None => Err(Error::new(
                 Kind::Diverged,
                 format!("what a replica at {there} has is not known here; it must send its checksums"),
             )),

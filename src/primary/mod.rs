@@ -11,6 +11,7 @@
 
 mod catch_up;
 mod commit_log;
+mod compare;
 mod core;
 mod feed;
 mod feed2022;
@@ -22,6 +23,7 @@ mod served;
 mod tail;
 
 pub use self::core::Seen;
+pub use compare::Comparison;
 pub use feed::{Ask, Feed, Step, Version};
 pub use replicas::ReplicaRow;
 pub use served::{Options, Primary, Status};

@@ -100,12 +100,7 @@ impl Database {
 
     /// Page size of a database with content.
     pub fn page_size(&self) -> Result<PageSize> {
-        self.connection.pin()?;
-        self.connection.unpin();
-        let mut header = [0; DATABASE_HEADER];
-        self.connection.database()?.read(0, &mut header)?;
-        let [_, _, _, _, _, _, _, _, _, _, _, _, _, _, _, _, high, low, ..] = header;
-        PageSize::from_u16(u16::from_be_bytes([high, low]))
+        store::page_size(&self.connection)
     }
 
     /// Adds a page to a commit. `stop` is asked while waiting for a lock.

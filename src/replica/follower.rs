@@ -29,14 +29,16 @@ pub struct Follower {
     path: PathBuf,
     upstream: Arc<dyn Upstream>,
     progress: Arc<Progress>,
-    stop: Arc<Stop>,
+    orders: Arc<Orders>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Tells a thread to end, also while it pauses.
+/// What the thread is told to do, also while it pauses.
 #[derive(Default)]
-struct Stop {
-    flag: AtomicBool,
+struct Orders {
+    stop: AtomicBool,
+    /// Why the replica is to be mended.
+    mend: Mutex<Option<Error>>,
     paused: Mutex<()>,
     wake: Condvar,
 }
@@ -45,17 +47,17 @@ impl Follower {
     /// Begins to follow. Returns when the first catch-up was applied; or, when the upstream cannot be reached but the
     /// database is a replica of it already, at once.
     pub fn start(path: &Path, vfs: &CStr, upstream: Arc<dyn Upstream>, options: Options) -> Result<Follower> {
-        let (progress, stop) = (Arc::new(Progress::new(None)), Arc::new(Stop::default()));
+        let (progress, orders) = (Arc::new(Progress::new(None)), Arc::new(Orders::default()));
         let follower = Follower {
             path: path.to_path_buf(),
             upstream: Arc::clone(&upstream),
             progress: Arc::clone(&progress),
-            stop: Arc::clone(&stop),
+            orders: Arc::clone(&orders),
             thread: Mutex::default(),
         };
         let (path, vfs) = (path.to_path_buf(), vfs.to_owned());
         let run = move || {
-            let run = || run(&path, &vfs, &*upstream, options, &progress, &stop);
+            let run = || run(&path, &vfs, &*upstream, options, &progress, &orders);
             let ended = guarded(run).err().unwrap_or_else(|| Error::usage("litestream: following was stopped"));
             progress.set_state(State::Stalled, Some(ended.to_string()));
             progress.end(ended);
@@ -76,6 +78,11 @@ impl Follower {
         self.upstream.url()
     }
 
+    /// What is followed.
+    pub fn upstream(&self) -> Arc<dyn Upstream> {
+        Arc::clone(&self.upstream)
+    }
+
     /// How far it has come.
     pub fn progress(&self) -> &Progress {
         &self.progress
@@ -86,12 +93,18 @@ impl Follower {
         self.progress.row()
     }
 
+    /// Has the replica compared with its upstream page by page, and mended, for the reason given.
+    pub fn mend(&self, why: Error) {
+        *self.orders.mend.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
+        self.upstream.interrupt();
+        self.orders.wake();
+    }
+
     /// Ends following, after the commit being applied.
     pub fn stop(&self) {
-        self.stop.flag.store(true, Relaxed);
+        self.orders.stop.store(true, Relaxed);
         self.upstream.shutdown();
-        drop(self.stop.paused.lock());
-        self.stop.wake.notify_all();
+        self.orders.wake();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = thread.join();
         }
@@ -110,9 +123,9 @@ fn run(
     upstream: &dyn Upstream,
     options: Options,
     progress: &Progress,
-    stop: &Stop,
+    orders: &Orders,
 ) -> Result<()> {
-    let stopped = || stop.flag.load(Relaxed);
+    let stopped = || orders.stop.load(Relaxed);
     let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &stopped)?;
     let mut pause = limits::RETRY_MIN;
     while !stopped() {
@@ -122,6 +135,10 @@ fn run(
         let kept = if feeder.is_new()? { Ok(()) } else { feeder.make_durable() };
         if stopped() {
             return kept.and_then(|()| feeder.end());
+        }
+        if let Some(why) = orders.take_mend() {
+            feeder.distrust(why)?;
+            continue;
         }
         let error = ended.and(kept).err().unwrap_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it"));
         let hopeless = matches!(error.kind(), Kind::Refused | Kind::CantOpen | Kind::ReadOnly | Kind::Usage);
@@ -136,15 +153,25 @@ fn run(
         progress.lost(state, &error);
         let lasted = began.elapsed() > limits::RETRY_MAX;
         pause = if lasted { limits::RETRY_MIN } else { (pause * 2).min(limits::RETRY_MAX) };
-        stop.pause(jittered(pause));
+        orders.pause(jittered(pause));
     }
     Ok(())
 }
 
-impl Stop {
+impl Orders {
     fn pause(&self, time: Duration) {
         let guard = self.paused.lock().unwrap_or_else(PoisonError::into_inner);
-        let _ = self.wake.wait_timeout_while(guard, time, |()| !self.flag.load(Relaxed));
+        let idle = || !self.stop.load(Relaxed) && self.mend.lock().is_ok_and(|mend| mend.is_none());
+        let _ = self.wake.wait_timeout_while(guard, time, |()| idle());
+    }
+
+    fn wake(&self) {
+        drop(self.paused.lock());
+        self.wake.notify_all();
+    }
+
+    fn take_mend(&self) -> Option<Error> {
+        self.mend.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 

@@ -21,10 +21,12 @@ mod stage;
 mod status;
 mod stream;
 mod upstream;
+mod verify;
 
 pub use feeder::Options;
 pub use follower::{Follower, pull};
 pub use manual::ManualApply;
 pub use promote::promote;
 pub use status::{Progress, StatusRow};
-pub use upstream::{Have, Opened, PageSums, Upstream};
+pub use upstream::{Compared, Have, Opened, PageSums, Upstream};
+pub use verify::{checksums, distrust, verify};

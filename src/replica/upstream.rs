@@ -42,6 +42,12 @@ pub trait Upstream: Send + Sync {
     /// answers with an error of kind [`crate::base::Kind::Diverged`].
     fn open(&self, have: Have) -> Result<Opened>;
 
+    /// Has the pages of a replica at `position` compared with the upstream's.
+    fn compare(&self, have: &PageSums, position: Option<Position>) -> Result<Compared>;
+
+    /// Makes a read of the stream that is open, if one is, return with an error at once.
+    fn interrupt(&self);
+
     /// Makes an `open` or a read that is blocked return with an error at once, and all later ones fail.
     fn shutdown(&self);
 }
@@ -54,4 +60,17 @@ pub struct Opened {
     pub page_size: Option<u32>,
     /// The records.
     pub body: Box<dyn Read + Send>,
+}
+
+/// What an upstream says of the pages of a replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Compared {
+    /// Database size of the upstream in pages.
+    pub pages: u64,
+    /// The first pages that differ although they did not change since the replica's position.
+    pub differing: Vec<u64>,
+    /// How many there are altogether.
+    pub count: u64,
+    /// How many pages changed since, and so could not be compared.
+    pub newer: u64,
 }

@@ -7,6 +7,10 @@ use crate::format::checksum::PageChecksum;
 use crate::format::wal::{FRAME_HEADER_SIZE, frame_offset};
 use crate::sqlite::Connection;
 
+/// Where a database says how large its pages are, in 2 bytes, big-endian
+/// (<https://www.sqlite.org/fileformat2.html#page_size>).
+const AT_PAGE_SIZE: usize = 16;
+
 /// Reads page `pgno` as the newest commit has it.
 pub fn read_page(connection: &Connection, pgno: Pgno, size: PageSize) -> Result<Vec<u8>> {
     pinned(connection, |state| {
@@ -68,4 +72,15 @@ pub fn pages(connection: &Connection, state: &State, size: PageSize) -> Result<u
     let bytes = connection.database()?.size()?;
     u32::try_from(bytes / u64::from(size.get()))
         .map_err(|_| Error::corrupt(format!("litestream: a database of {bytes} bytes has too many pages")))
+}
+
+/// Page size of a database with content.
+pub fn page_size(connection: &Connection) -> Result<PageSize> {
+    // The connection then has the WAL open, too.
+    connection.pin()?;
+    connection.unpin();
+    let mut header = [0; AT_PAGE_SIZE + 2];
+    connection.database()?.read(0, &mut header)?;
+    let [.., high, low] = header;
+    PageSize::from_u16(u16::from_be_bytes([high, low]))
 }

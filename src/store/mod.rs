@@ -11,7 +11,7 @@ mod writer;
 
 pub use checksums::Checksums;
 pub use log_reader::{LogFile, LoggedFrame};
-pub use lookup::{pages, read_checksums, read_page};
+pub use lookup::{page_size, pages, read_checksums, read_page};
 pub use page_file::Entry;
 pub use sidecar::{Sidecar, SidecarLock};
 pub use walindex::{State, glance, newest_frame, page_of, state, valid_state};

@@ -22,11 +22,23 @@ pub fn assert_same_pages(one: &Path, other: &Path) {
 
 /// The numbers of the first pages in which two databases differ.
 pub fn differing_pages(one: &Path, other: &Path) -> Vec<usize> {
+    all_differing(one, other).into_iter().take(50).collect()
+}
+
+/// In how many pages two databases differ.
+pub fn count_differing(one: &Path, other: &Path) -> usize {
+    all_differing(one, other).len()
+}
+
+fn all_differing(one: &Path, other: &Path) -> Vec<usize> {
     let (one, other) = (mask_mark(pages(one)), mask_mark(pages(other)));
     let size = page_size(&one);
     let count = one.len().max(other.len()) / size;
-    let page = |database: &[u8], n: usize| database.get(n * size..(n + 1) * size).map(<[u8]>::to_vec);
-    (0..count).filter(|n| page(&one, *n) != page(&other, *n)).map(|n| n + 1).take(50).collect()
+    (1..=count).filter(|n| page(&one, *n, size) != page(&other, *n, size)).collect()
+}
+
+fn page(database: &[u8], n: usize, size: usize) -> Option<&[u8]> {
+    database.get((n - 1) * size..n * size)
 }
 
 /// Fails unless two database files that nobody has open are the same but for the mark, however large they are.
