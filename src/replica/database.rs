@@ -59,6 +59,11 @@ impl Pending {
         self.appended.is_some() || self.stage.bytes() >= limits::STAGE_BYTES / 2
     }
 
+    /// Whether page `pgno` is in it.
+    pub fn has(&self, pgno: Pgno) -> bool {
+        self.sums.contains_key(&pgno)
+    }
+
     /// Pages in memory.
     pub fn len(&self) -> usize {
         self.stage.len()
@@ -139,7 +144,7 @@ impl Database {
         pending.stage.cut(pages);
         if pending.stage.len() == 0 {
             // The commit needs a frame to be in, and page 1 is in every database.
-            pending.stage.put(Pgno::ONE, &read_page(&self.connection, Pgno::ONE, size)?);
+            pending.stage.put(Pgno::ONE, &self.page_one()?);
         }
         let mut writer = begin(&self.connection, size, stop)?;
         self.check_undisturbed(writer.header())?;
@@ -224,7 +229,12 @@ impl Database {
 
     /// Whether it carries the read-only mark.
     pub fn is_read_only(&self) -> Result<bool> {
-        Ok(is_marked(&read_page(&self.connection, Pgno::ONE, self.page_size()?)?))
+        Ok(is_marked(&self.page_one()?))
+    }
+
+    /// Page 1 as the newest commit has it.
+    pub fn page_one(&self) -> Result<Vec<u8>> {
+        read_page(&self.connection, Pgno::ONE, self.page_size()?)
     }
 
     /// Whatever is there now is where the next commit goes on from.
@@ -262,7 +272,7 @@ impl Database {
     /// Takes the read-only mark away, as a commit of its own.
     pub fn make_writable(&mut self, stop: &dyn Fn() -> bool) -> Result<FrameNo> {
         let size = self.page_size()?;
-        let mut page = read_page(&self.connection, Pgno::ONE, size)?;
+        let mut page = self.page_one()?;
         mark(&mut page, false);
         let mut writer = begin(&self.connection, size, stop)?;
         let pages = store::pages(&self.connection, &valid_state(&self.connection)?, size)?;

@@ -249,6 +249,16 @@ impl<'p> Feeder<'p> {
         Ok(())
     }
 
+    /// Adds page 1 to a commit that takes a database over as it is, if only the read-only mark of it is not as it should be:
+    /// checksums do not tell.
+    pub fn add_mark(&mut self, pending: &mut Pending) -> Result<()> {
+        if !self.replaces || self.database.is_read_only()? == self.read_only() || pending.has(Pgno::ONE) {
+            return Ok(());
+        }
+        let page_one = self.database.page_one()?;
+        self.database.put(pending, Pgno::ONE, &page_one, self.stop)
+    }
+
     /// Applies a commit that leads to `pages` pages and `position`, if the database sums up to `expected` then.
     pub fn commit(
         &mut self,

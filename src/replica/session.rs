@@ -166,6 +166,7 @@ impl Session {
         if let Some(coverage) = self.coverage.take() {
             coverage.check(commit.pages, self.page_size)?;
         }
+        feeder.add_mark(&mut self.pending)?;
         if self.pending.is_empty() && !feeder.database.changes_size(commit.pages)? {
             return feeder.confirm(commit.pages, expected(&commit), position, Some(commit.time));
         }

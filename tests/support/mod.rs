@@ -33,6 +33,6 @@ pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving
 pub use process::{Signal, again, finish, signal, started_again};
 pub use shell::Shell;
 pub use temp::Temp;
-pub use upstream::{Reply, Request, Upstream, strip_version};
+pub use upstream::{Proxy, Reply, Request, Upstream, proxy, strip_version};
 pub use victim::{Answer, FIRST, LATER, OTHER, Victim, database, segment, version_one};
 pub use wait::{DEADLINE, StopOnDrop, until};

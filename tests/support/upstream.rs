@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 
@@ -26,12 +26,20 @@ pub struct Request {
     /// Method and target, such as `GET /stream?path=app.db`.
     pub line: String,
     headers: Vec<(String, String)>,
+    /// What followed it, as its `Content-Length` says.
+    pub body: Vec<u8>,
 }
 
 impl Request {
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// The head as it came.
+    fn whole(&self) -> Vec<u8> {
+        let headers: String = self.headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        format!("{} HTTP/1.1\r\n{headers}\r\n", self.line).into_bytes()
     }
 }
 
@@ -87,7 +95,11 @@ impl Upstream {
 
 fn serve(socket: TcpStream, shared: &Shared, answer: &(dyn Fn(&Request, &mut Reply) + Send + Sync)) {
     let mut reader = BufReader::new(socket.try_clone().expect("a second handle of a socket"));
-    let Some(request) = head(&mut reader) else { return };
+    let Some(mut request) = head(&mut reader) else { return };
+    let length = request.header("content-length").and_then(|n| n.parse().ok()).unwrap_or(0);
+    if reader.by_ref().take(length).read_to_end(&mut request.body).is_err() {
+        return;
+    }
     shared.requests.lock().expect("the requests").push(request.clone());
     let mut reply = Reply { socket, chunked: false };
     answer(&request, &mut reply);
@@ -101,7 +113,7 @@ fn head(from: &mut impl BufRead) -> Option<Request> {
         let (name, value) = line.split_once(':')?;
         Some((name.to_string(), value.trim().to_string()))
     });
-    Some(Request { line, headers: headers.collect() })
+    Some(Request { line, headers: headers.collect(), body: Vec::new() })
 }
 
 impl Drop for Upstream {
@@ -180,6 +192,50 @@ pub fn strip_version(upstream: &str) -> Upstream {
         let _ = server.write_all(asked.as_bytes());
         pump(server, &mut reply.socket);
     })
+}
+
+/// A server in between that passes everything on.
+pub struct Proxy {
+    server: Upstream,
+    passed: Arc<AtomicU64>,
+}
+
+impl Proxy {
+    /// `http://127.0.0.1:port`.
+    pub fn url(&self) -> String {
+        self.server.url()
+    }
+
+    /// How many bytes it has passed on, of all connections together.
+    pub fn passed(&self) -> u64 {
+        self.passed.load(Ordering::SeqCst)
+    }
+}
+
+/// A server in between that passes what `upstream` (`host:port`) answers through `change`, with the number of the first byte,
+/// counted over all connections.
+pub fn proxy(upstream: &str, change: impl Fn(u64, &mut [u8]) + Send + Sync + 'static) -> Proxy {
+    let (address, passed) = (upstream.to_string(), Arc::new(AtomicU64::new(0)));
+    let count = Arc::clone(&passed);
+    let server = Upstream::start(move |request, reply| {
+        let Ok(mut server) = TcpStream::connect(&address) else { return };
+        let _ = server.write_all(&request.whole());
+        let _ = server.write_all(&request.body);
+        let closing = server.try_clone().expect("a second handle of a socket");
+        let mut watched = reply.socket.try_clone().expect("a second handle of a socket");
+        std::thread::spawn(move || {
+            let _ = std::io::copy(&mut watched, &mut std::io::sink());
+            let _ = closing.shutdown(Shutdown::Both);
+        });
+        let mut bytes = vec![0; 64 << 10];
+        while let Ok(n @ 1..) = server.read(&mut bytes) {
+            change(count.fetch_add(n as u64, Ordering::SeqCst), &mut bytes[..n]);
+            if reply.socket.write_all(&bytes[..n]).is_err() {
+                return;
+            }
+        }
+    });
+    Proxy { server, passed }
 }
 
 /// Passes on what `from` sends until it ends; when the other side goes first, ends `from`.
