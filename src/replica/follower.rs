@@ -129,7 +129,7 @@ fn run(
     let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &stopped)?;
     let mut pause = limits::RETRY_MIN;
     while !stopped() {
-        let began = Instant::now();
+        let (began, at) = (Instant::now(), feeder.position());
         let ended = stream::run(&mut feeder, upstream, Until::Stopped);
         // What was applied is kept whatever ended the stream.
         let kept = if feeder.is_new()? { Ok(()) } else { feeder.make_durable() };
@@ -151,7 +151,8 @@ fn run(
         let state = if error.kind() == Kind::Io { State::Reconnecting } else { State::Stalled };
         log::warn!("{}: {error}", path.display());
         progress.lost(state, &error);
-        let lasted = began.elapsed() > limits::RETRY_MAX;
+        let moved = feeder.position() != at && error.kind() != Kind::Diverged;
+        let lasted = moved || began.elapsed() > limits::RETRY_MAX;
         pause = if lasted { limits::RETRY_MIN } else { (pause * 2).min(limits::RETRY_MAX) };
         orders.pause(jittered(pause));
     }
