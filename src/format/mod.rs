@@ -4,6 +4,7 @@
 
 mod cursor;
 
+pub mod compression;
 pub mod lz4;
 pub mod record;
 pub mod wal;
