@@ -21,7 +21,8 @@ use axum::routing::{Router, get};
 use super::databases::{Databases, Missing};
 use super::stream::FeedStream;
 use crate::base::{Error, Generation, Kind};
-use crate::format::record::{PAGE_SIZE_HEADER, VERSION_HEADER};
+use crate::format::compression::Compression;
+use crate::format::record::{COMPRESSION_HEADER, PAGE_SIZE_HEADER, VERSION_HEADER};
 use crate::primary::{Ask, Version};
 
 /// Who asks: address and port of the other end, put into each request by the server.
@@ -48,7 +49,8 @@ async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let version = version_of(&headers);
-    let (path, ask) = read_query(&uri, version, client.clone())?;
+    let compression = if version == Version::V2 { compression_of(&headers) } else { Compression::None };
+    let (path, ask) = read_query(&uri, version, compression, client.clone())?;
     let (primary, open) = databases.find(path.as_deref())?;
     let (page_size, heartbeat) = (primary.page_size(), primary.heartbeat());
     let feed = tokio::task::spawn_blocking(move || primary.open_feed(ask))
@@ -65,6 +67,9 @@ async fn stream(
     if version == Version::V2 {
         headers.insert(HeaderName::from_static(VERSION_HEADER), HeaderValue::from_static("2"));
     }
+    if compression != Compression::None {
+        headers.insert(HeaderName::from_static(COMPRESSION_HEADER), HeaderValue::from_static(compression.name()));
+    }
     Ok(response)
 }
 
@@ -77,8 +82,22 @@ fn version_of(headers: &HeaderMap) -> Version {
     }
 }
 
+/// The compression to send with: LZ4 if it is among those that the client names.
+fn compression_of(headers: &HeaderMap) -> Compression {
+    let names = headers.get(COMPRESSION_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    match names.split(',').any(|name| name.trim().eq_ignore_ascii_case(Compression::Lz4.name())) {
+        true => Compression::Lz4,
+        false => Compression::None,
+    }
+}
+
 /// The name of the database, and what is asked of it.
-fn read_query(uri: &Uri, version: Version, client: String) -> Result<(Option<String>, Ask), Refusal> {
+fn read_query(
+    uri: &Uri,
+    version: Version,
+    compression: Compression,
+    client: String,
+) -> Result<(Option<String>, Ask), Refusal> {
     let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
         .map_err(|_| refuse(StatusCode::BAD_REQUEST, "Invalid query"))?;
     let value = |name| pairs.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str());
@@ -88,8 +107,8 @@ fn read_query(uri: &Uri, version: Version, client: String) -> Result<(Option<Str
     let generation = value("generation").map(|text| text.parse::<Generation>().map_err(|_| invalid("generation")));
     let (generation, index, offset) = (generation.transpose()?, number("index")?, number("offset")?);
     let ask = match (generation, index) {
-        (Some(_), Some(_)) => Ask { version, generation, index, offset, client },
-        _ => Ask { version, generation: None, index: None, offset: None, client },
+        (Some(_), Some(_)) => Ask { version, generation, index, offset, compression, client },
+        _ => Ask { version, generation: None, index: None, offset: None, compression, client },
     };
     Ok((value("path").map(str::to_string), ask))
 }
@@ -149,7 +168,8 @@ mod tests {
 
     fn asked(query: &str) -> Result<Asked, String> {
         let uri = format!("/stream{query}").parse().map_err(|_| "not a URI".to_string())?;
-        let (path, ask) = read_query(&uri, Version::V2, String::new()).map_err(|refusal| refusal.text)?;
+        let (path, ask) =
+            read_query(&uri, Version::V2, Compression::None, String::new()).map_err(|refusal| refusal.text)?;
         Ok((path, ask.generation.map(|g| g.0), ask.index, ask.offset))
     }
 
@@ -204,6 +224,25 @@ mod tests {
                 headers.insert(VERSION_HEADER, HeaderValue::from_static(value));
             }
             assert_eq!(version_of(&headers) == Version::V2, expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn lz4_is_spoken_with_those_who_name_it() {
+        for (value, expected) in [
+            (None, Compression::None),
+            (Some(""), Compression::None),
+            (Some("none"), Compression::None),
+            (Some("zstd"), Compression::None),
+            (Some("lz4hc"), Compression::None),
+            (Some("lz4"), Compression::Lz4),
+            (Some("zstd, LZ4"), Compression::Lz4),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(COMPRESSION_HEADER, HeaderValue::from_static(value));
+            }
+            assert_eq!(compression_of(&headers), expected, "{value:?}");
         }
     }
 }

@@ -236,8 +236,14 @@ impl Primary {
     }
 
     pub(super) fn publish(&self, core: &Core, news: &News) -> Result<()> {
-        let entry =
-            |records, pages| Entry { records, pages, commits: news.commits, reached: core.position(), lsn: core.lsn() };
+        let entry = |records, pages| Entry {
+            records,
+            compressed: Arc::default(),
+            pages,
+            commits: news.commits,
+            reached: core.position(),
+            lsn: core.lsn(),
+        };
         let (records, pages) = match self.replicas.any(2) {
             true => core.records(news, limits::LIVE_COMMIT_BYTES)?.map_or((None, 0), |(b, n)| (Some(b), n)),
             false => (None, 0),
