@@ -96,7 +96,7 @@ fn options_that_are_none_are_refused() {
     for call in ["pull", "follow"] {
         let error = victim.shell.refused(&format!("SELECT litestream_{call}('{url}', '{{\"over_write\": true}}')"));
         assert!(error.contains("over_write"), "{error}");
-        for known in ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames"] {
+        for known in ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "compression"] {
             assert!(error.contains(known), "'{known}' is not listed: {error}");
         }
         for value in ["\"yes\"", "1", "null", "[]"] {

@@ -221,10 +221,11 @@ fn a_bit_flipped_on_the_wire_is_never_shown() {
 fn a_replica_that_a_primary_does_not_know_is_not_sent_everything() {
     let temp = Temp::new();
     let (mut primary, url) = serving_bank(&temp.path("primary.db"), 200, "{}");
-    let answer = get(&url, "/stream?path=primary.db&generation=00000000000000ab&index=1&offset=20", &[(
-        "Litestream-Stream-Version",
-        "2",
-    )]);
+    let answer = get(
+        &url,
+        "/stream?path=primary.db&generation=00000000000000ab&index=1&offset=20",
+        &[("Litestream-Stream-Version", "2")],
+    );
     assert_eq!(answer.status, 409);
     assert!(answer.text().contains("it must send its checksums"));
     primary.run(&bank::step(1, 1));

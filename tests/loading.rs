@@ -13,6 +13,7 @@ use support::*;
 const FUNCTIONS: &str = "\
 litestream_apply_frame|3|1
 litestream_apply_wal|1|1
+litestream_checksum|0|1
 litestream_follow|1|1
 litestream_follow|2|1
 litestream_lag|0|1
@@ -23,6 +24,8 @@ litestream_pull|2|1
 litestream_serve|1|1
 litestream_serve|2|1
 litestream_stop|0|1
+litestream_verify|0|1
+litestream_verify|1|1
 litestream_version|0|1
 litestream_wait|1|1
 litestream_wait|2|1";

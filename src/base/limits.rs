@@ -13,8 +13,8 @@ pub const MAX_RECORD_BYTES: u64 = 4 << 20;
 /// as one segment however large it is.
 pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
-/// Commits kept ready for followers that are nearly up to date, in bytes for each database served. A follower
-/// further behind is sent the pages that changed instead.
+/// Commits kept ready for followers that are nearly up to date, in bytes for each database served, with what is kept of
+/// them compressed. A follower further behind is sent the pages that changed instead.
 pub const COMMIT_LOG_BYTES: usize = 16 << 20;
 
 /// Largest commit put into that log, in bytes. Larger ones are read by each follower piece by piece: putting them together

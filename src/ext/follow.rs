@@ -6,6 +6,7 @@ use super::options::Options;
 use super::registry::{Registry, file_of};
 use super::session::Session;
 use crate::base::{Error, Result};
+use crate::format::compression::Compression;
 use crate::net::{HttpUpstream, Url};
 use crate::replica::{self, Follower, Options as Feeding};
 use crate::sqlite::{Call, Output};
@@ -31,7 +32,7 @@ type Arguments = (std::path::PathBuf, std::ffi::CString, HttpUpstream, Feeding);
 
 fn arguments(call: &Call, registry: &Registry, function: &'static str) -> Result<Arguments> {
     let url = Url::parse(super::text(call, 0, function, "the URL")?)?;
-    let known = ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames"];
+    let known = ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "compression"];
     let mut given = Options::read(call, 1, function, &known)?;
     let defaults = Feeding::default();
     let schema = given.text("schema", "main")?;
@@ -41,6 +42,9 @@ fn arguments(call: &Call, registry: &Registry, function: &'static str) -> Result
         silence: given.milliseconds("timeout_ms", defaults.silence, 1)?,
         checkpoint_frames: given.frames("checkpoint_frames", defaults.checkpoint_frames)?,
     };
+    // Between processes of one machine, compressing takes longer than sending.
+    let compression = if url.is_loopback() { Compression::None } else { Compression::Lz4 };
+    let compression = given.choice("compression", compression, &Compression::ALL, Compression::name)?;
     let path = file_of(call.host(), &schema, "following")?;
     if let Some(url) = registry.url_of(&path) {
         return Err(Error::usage(format!(
@@ -56,5 +60,5 @@ fn arguments(call: &Call, registry: &Registry, function: &'static str) -> Result
         )));
     }
     let vfs = call.host().vfs(&schema)?;
-    Ok((path, vfs, HttpUpstream::new(url, options.silence), options))
+    Ok((path, vfs, HttpUpstream::new(url, options.silence, compression), options))
 }

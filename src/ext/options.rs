@@ -50,6 +50,20 @@ impl Options {
         }
     }
 
+    /// One of `known`, by its name.
+    pub fn choice<T: Copy>(
+        &mut self,
+        key: &str,
+        default: T,
+        known: &[T],
+        name: impl Fn(T) -> &'static str,
+    ) -> Result<T> {
+        let Some(json) = self.given.remove(key) else { return Ok(default) };
+        let found = known.iter().find(|one| json.as_str() == Some(name(**one)));
+        let names = || known.iter().map(|one| format!("\"{}\"", name(*one))).collect::<Vec<_>>().join(" or ");
+        found.copied().ok_or_else(|| self.wrong(key, &names(), &json))
+    }
+
     /// True or false.
     pub fn flag(&mut self, key: &str) -> Result<bool> {
         match self.given.remove(key) {

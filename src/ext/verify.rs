@@ -8,6 +8,7 @@ use serde_json::json;
 use super::registry::{Registry, file_of};
 use super::session::Session;
 use crate::base::{Error, Kind, Position, Result, limits};
+use crate::format::compression::Compression;
 use crate::net::{HttpUpstream, Url};
 use crate::replica::{self, Compared, Follower, Upstream};
 use crate::sqlite::{Call, Output, Value};
@@ -59,14 +60,16 @@ fn upstream(
     };
     match (named, follower, &own) {
         (None, Some(follower), _) => Ok((follower.upstream(), true)),
-        (None, None, Some(own)) => Ok((Arc::new(HttpUpstream::new(Url::parse(own)?, limits::SILENCE)), true)),
+        (None, None, Some(own)) => {
+            Ok((Arc::new(HttpUpstream::new(Url::parse(own)?, limits::SILENCE, Compression::None)), true))
+        }
         (None, None, None) => Err(Error::usage(format!(
             "litestream_verify: {} follows no upstream; name one to compare it with",
             path.display()
         ))),
         (Some(url), ..) => {
             let is_own = own.is_some_and(|own| own == url.to_string());
-            Ok((Arc::new(HttpUpstream::new(url, limits::SILENCE)), is_own))
+            Ok((Arc::new(HttpUpstream::new(url, limits::SILENCE, Compression::None)), is_own))
         }
     }
 }

@@ -5,6 +5,7 @@
 mod cursor;
 
 pub mod checksum;
+pub mod compression;
 pub mod lz4;
 pub mod page_file;
 pub mod record;

@@ -5,13 +5,13 @@
 //! | offset | size | field | unit |
 //! |---|---|---|---|
 //! | 0 | 4 | type | see below |
-//! | 4 | 4 | flags: 0, none is defined yet | |
+//! | 4 | 4 | flags: bit 0, the payload of a pages record is compressed; no other is defined | |
 //! | 8 | 8 | generation | |
 //! | 16 | 8 | index | WAL resets |
 //! | 24 | 8 | offset in that WAL | bytes |
 //! | 32 | 8 | size of the payload | bytes |
 //!
-//! Then the payload:
+//! Then the payload, for a compressed one see [`super::compression`]:
 //!
 //! | type | name | version | position in the header | payload |
 //! |---|---|---|---|---|
@@ -28,6 +28,7 @@
 use byteorder::{BigEndian, ByteOrder};
 
 use super::Cursor;
+use super::compression::PREFIX_SIZE;
 use crate::base::{Error, Generation, PageSize, Pgno, Position, Result, limits};
 
 /// Size of a record header in bytes.
@@ -35,8 +36,14 @@ pub const HEADER_SIZE: usize = 40;
 
 /// Request and response header that names the version spoken.
 pub const VERSION_HEADER: &str = "litestream-stream-version";
+/// Request header with the names of the compressions a client takes, with commas between; response header with the one
+/// that pages records may come in. Without it they come as they are.
+pub const COMPRESSION_HEADER: &str = "litestream-compression";
 /// Response header with the page size in bytes, as in 2022.
 pub const PAGE_SIZE_HEADER: &str = "litestream-page-size";
+
+/// The flag of a compressed payload.
+const COMPRESSED: u32 = 1;
 
 const BEGIN_SIZE: u64 = 16;
 const COMMIT_SIZE: u64 = 24;
@@ -71,8 +78,9 @@ impl Type {
     }
 
     /// Payload sizes in bytes a record of this type may announce.
-    fn bounds(self) -> std::ops::RangeInclusive<u64> {
+    fn bounds(self, compressed: bool) -> std::ops::RangeInclusive<u64> {
         match self {
+            Type::Pages if compressed => PREFIX_SIZE as u64 + 1..=limits::MAX_RECORD_BYTES,
             Type::Snapshot => 512..=i64::MAX as u64 - 1,
             Type::Segment => 1..=limits::MAX_SEGMENT_BYTES,
             Type::Begin => BEGIN_SIZE..=BEGIN_SIZE,
@@ -89,6 +97,8 @@ impl Type {
 pub struct Header {
     /// What it is.
     pub kind: Type,
+    /// Whether its payload is compressed; only that of pages can be.
+    pub compressed: bool,
     /// The position, with the meaning the type gives it.
     pub position: Position,
     /// Payload size in bytes, within the bounds of its type.
@@ -96,32 +106,40 @@ pub struct Header {
 }
 
 impl Header {
+    /// The header of a record whose payload of `size` bytes is not compressed.
+    pub fn new(kind: Type, position: Position, size: u64) -> Header {
+        Header { kind, compressed: false, position, size }
+    }
+
     /// Reads a header; an unknown type or flag, or a size the type does not allow, is an error.
     pub fn decode(bytes: &[u8]) -> Result<Header> {
         let mut at = Cursor::new("record header", bytes);
         let kind = Type::decode(at.u32_be()?)?;
-        let flags = at.u32_be()?;
-        if flags != 0 {
-            return Err(Error::corrupt(format!("stream: {kind:?} record with flags 0x{flags:x}, expected 0")));
-        }
+        let compressed = match at.u32_be()? {
+            0 => false,
+            COMPRESSED if kind == Type::Pages => true,
+            flags => return Err(Error::corrupt(format!("stream: {kind:?} record with flags 0x{flags:x}, expected 0"))),
+        };
         let generation = Generation(at.u64_be()?);
         let position = Position { generation, index: at.u64_be()?, offset: at.u64_be()? };
         let size = at.u64_be()?;
         at.finish()?;
-        if !kind.bounds().contains(&size) {
+        let bounds = kind.bounds(compressed);
+        if !bounds.contains(&size) {
             return Err(Error::corrupt(format!(
                 "stream: {kind:?} record of {size} bytes, expected {} to {}",
-                kind.bounds().start(),
-                kind.bounds().end()
+                bounds.start(),
+                bounds.end()
             )));
         }
-        Ok(Header { kind, position, size })
+        Ok(Header { kind, compressed, position, size })
     }
 
     /// The 40 bytes of the header.
     pub fn encode(&self) -> [u8; HEADER_SIZE] {
         let mut out = [0; HEADER_SIZE];
         BigEndian::write_u32(&mut out[0..4], self.kind as u32);
+        BigEndian::write_u32(&mut out[4..8], if self.compressed { COMPRESSED } else { 0 });
         BigEndian::write_u64(&mut out[8..16], self.position.generation.0);
         BigEndian::write_u64(&mut out[16..24], self.position.index);
         BigEndian::write_u64(&mut out[24..32], self.position.offset);
@@ -158,7 +176,7 @@ impl Begin {
 
     /// Appends the whole record to `out`.
     pub fn encode(&self, position: Position, out: &mut Vec<u8>) {
-        out.extend_from_slice(&Header { kind: Type::Begin, position, size: BEGIN_SIZE }.encode());
+        out.extend_from_slice(&Header::new(Type::Begin, position, BEGIN_SIZE).encode());
         out.extend_from_slice(&self.page_size.get().to_be_bytes());
         out.extend_from_slice(&u32::from(self.everything).to_be_bytes());
         out.extend_from_slice(&self.pages.to_be_bytes());
@@ -194,7 +212,7 @@ impl Commit {
 
     /// Appends the whole record to `out`.
     pub fn encode(&self, position: Position, out: &mut Vec<u8>) {
-        out.extend_from_slice(&Header { kind: Type::Commit, position, size: COMMIT_SIZE }.encode());
+        out.extend_from_slice(&Header::new(Type::Commit, position, COMMIT_SIZE).encode());
         out.extend_from_slice(&self.pages.to_be_bytes());
         out.extend_from_slice(&0u32.to_be_bytes());
         out.extend_from_slice(&self.checksum.to_be_bytes());
@@ -271,7 +289,7 @@ impl<'a> Pages<'a> {
 pub fn start_pages(count: u32, size: PageSize, out: &mut Vec<u8>) {
     let bytes = 4 + u64::from(count) * (4 + u64::from(size.get()));
     let nowhere = Position { generation: Generation(0), index: 0, offset: 0 };
-    out.extend_from_slice(&Header { kind: Type::Pages, position: nowhere, size: bytes }.encode());
+    out.extend_from_slice(&Header::new(Type::Pages, nowhere, bytes).encode());
     out.extend_from_slice(&count.to_be_bytes());
 }
 
@@ -282,7 +300,7 @@ pub fn most_pages(size: PageSize) -> usize {
 
 /// Appends a heartbeat record to `out`. `time` is in milliseconds since the Unix epoch.
 pub fn heartbeat(position: Position, time: i64, out: &mut Vec<u8>) {
-    out.extend_from_slice(&Header { kind: Type::Heartbeat, position, size: HEARTBEAT_SIZE }.encode());
+    out.extend_from_slice(&Header::new(Type::Heartbeat, position, HEARTBEAT_SIZE).encode());
     out.extend_from_slice(&time.to_be_bytes());
 }
 
@@ -300,7 +318,7 @@ pub fn error(position: Position, text: &str, out: &mut Vec<u8>) {
     while !text.is_char_boundary(end) {
         end -= 1;
     }
-    out.extend_from_slice(&Header { kind: Type::Error, position, size: end as u64 }.encode());
+    out.extend_from_slice(&Header::new(Type::Error, position, end as u64).encode());
     out.extend_from_slice(&text.as_bytes()[..end]);
 }
 
@@ -327,12 +345,30 @@ mod tests {
 
     #[test]
     fn an_unknown_type_or_flag_or_an_absurd_size_is_refused() {
-        let good = Header { kind: Type::Pages, position: AT, size: 5000 }.encode();
+        let good = Header::new(Type::Pages, AT, 5000).encode();
         assert!(Header::decode(&good).is_ok());
-        for (at, value) in [(3, 0), (3, 8), (0, 1), (7, 1), (32, 0x80), (34, 1), (38, 0)] {
+        for (at, value) in [(3, 0), (3, 8), (0, 1), (4, 0x80), (7, 2), (7, 3), (32, 0x80), (34, 1), (38, 0)] {
             let mut bad = good;
             bad[at] = value;
             assert!(Header::decode(&bad).is_err(), "byte {at} = {value}");
+        }
+    }
+
+    #[test]
+    fn only_pages_may_be_compressed_and_then_be_small() {
+        for kind in 1..=7 {
+            let mut header = [0; HEADER_SIZE];
+            (header[3], header[7]) = (kind, 1);
+            let accepted: Vec<u64> =
+                [0, 4, 5, 8, 16, 24, 519, 520, limits::MAX_RECORD_BYTES, limits::MAX_RECORD_BYTES + 1]
+                    .into_iter()
+                    .filter(|size| {
+                        header[32..].copy_from_slice(&size.to_be_bytes());
+                        Header::decode(&header).is_ok_and(|h| h.compressed && h.encode() == header)
+                    })
+                    .collect();
+            let expected = [5, 8, 16, 24, 519, 520, limits::MAX_RECORD_BYTES];
+            assert_eq!(accepted, if kind == 4 { &expected[..] } else { &[] }, "type {kind}");
         }
     }
 

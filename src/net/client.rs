@@ -14,7 +14,8 @@ use serde_json::Value as Json;
 
 use super::url::Url;
 use crate::base::{Error, Kind, Position, Result};
-use crate::format::record::{PAGE_SIZE_HEADER, VERSION_HEADER};
+use crate::format::compression::Compression;
+use crate::format::record::{COMPRESSION_HEADER, PAGE_SIZE_HEADER, VERSION_HEADER};
 use crate::replica::{Compared, Have, Opened, PageSums, Upstream};
 use crate::sqlite::{guarded, spawn};
 
@@ -38,13 +39,14 @@ pub struct HttpUpstream {
     url: Url,
     shown: String,
     silence: Duration,
+    compression: Compression,
     config: Config,
     stop: Arc<Stop>,
 }
 
 impl HttpUpstream {
-    /// The upstream at `url`. One that sends nothing for `silence` counts as dead.
-    pub fn new(url: Url, silence: Duration) -> HttpUpstream {
+    /// The upstream at `url`. One that sends nothing for `silence` counts as dead. It is asked for `compression`.
+    pub fn new(url: Url, silence: Duration, compression: Compression) -> HttpUpstream {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -60,7 +62,7 @@ impl HttpUpstream {
             .user_agent(concat!("liblitestream/", env!("CARGO_PKG_VERSION")))
             .build();
         let shown = url.to_string();
-        HttpUpstream { url, shown, silence, config, stop: Arc::default() }
+        HttpUpstream { url, shown, silence, compression, config, stop: Arc::default() }
     }
 }
 
@@ -75,8 +77,8 @@ impl Upstream for HttpUpstream {
         let (result, answer) = mpsc::channel();
         let agent = Agent::new_with_config(self.config.clone());
         self.stop.begin(agent.clone(), result.clone()).map_err(|e| e.within(&self.shown))?;
-        let request =
-            Request { url: self.url.clone(), have, silence: self.silence, agent, stop: self.stop.clone() };
+        let (url, silence, compression) = (self.url.clone(), self.silence, self.compression);
+        let request = Request { url, have, silence, compression, agent, stop: self.stop.clone() };
         let ask = move || drop(result.send(guarded(|| request.run())));
         let opened = spawn("litestream-connect", ask).and_then(|_| answer.recv().unwrap_or_else(|_| Err(stopped())));
         opened.map_err(|e| e.within(&self.shown))
@@ -87,6 +89,7 @@ impl Upstream for HttpUpstream {
             url: self.url.clone(),
             have: Have::Nothing,
             silence: self.silence,
+            compression: Compression::None,
             agent: Agent::new_with_config(self.config.clone()),
             stop: Arc::default(),
         };
@@ -166,6 +169,7 @@ struct Request {
     url: Url,
     have: Have,
     silence: Duration,
+    compression: Compression,
     agent: Agent,
     stop: Arc<Stop>,
 }
@@ -181,18 +185,20 @@ impl Request {
             return Err(refusal(response, self.silence));
         }
         let (version2, page_size) = read_head(response.headers())?;
+        let agreed = text(response.headers(), COMPRESSION_HEADER) == Some(self.compression.name());
+        let compression = if agreed { self.compression } else { Compression::None };
         let body = StreamBody {
             inner: response.into_body().into_with_config().limit(u64::MAX).reader(),
             silence_is_normal: !version2,
             silence: self.silence,
             stop: self.stop,
         };
-        Ok(Opened { version2, page_size, body: Box::new(body) })
+        Ok(Opened { version2, compression, page_size, body: Box::new(body) })
     }
 
     fn compare(&self, have: &PageSums, position: Option<Position>) -> Result<Compared> {
         let url = self.url.verify(have.page_size, position.as_ref());
-        let sent = headed(self.agent.post(&url)).content_type(STREAM_TYPE).send(&have.sums);
+        let sent = self.headed(self.agent.post(&url)).content_type(STREAM_TYPE).send(&have.sums);
         let response = sent.map_err(|error| self.failed(error))?;
         if response.status() != StatusCode::OK {
             return Err(refusal(response, self.silence));
@@ -215,10 +221,20 @@ impl Request {
     fn ask(&self, have: &Have) -> Result<Response<Body>> {
         let url = self.url.stream(have);
         let answer = match have {
-            Have::Pages(PageSums { sums, .. }) => headed(self.agent.post(&url)).content_type(STREAM_TYPE).send(sums),
-            Have::Nothing | Have::Position(_) => headed(self.agent.get(&url)).call(),
+            Have::Pages(PageSums { sums, .. }) => {
+                self.headed(self.agent.post(&url)).content_type(STREAM_TYPE).send(sums)
+            }
+            Have::Nothing | Have::Position(_) => self.headed(self.agent.get(&url)).call(),
         };
         answer.map_err(|error| self.failed(error))
+    }
+
+    fn headed<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
+        let request = request.header(VERSION_HEADER, "2").header(ACCEPT, STREAM_TYPE);
+        match self.compression {
+            Compression::None => request,
+            wanted => request.header(COMPRESSION_HEADER, wanted.name()),
+        }
     }
 
     fn failed(&self, error: ureq::Error) -> Error {
@@ -254,10 +270,6 @@ impl Request {
         };
         Error::new(Kind::Io, message)
     }
-}
-
-fn headed<B>(request: RequestBuilder<B>) -> RequestBuilder<B> {
-    request.header(VERSION_HEADER, "2").header(ACCEPT, STREAM_TYPE)
 }
 
 /// Version and page size, from the head of an answer with status 200.
@@ -454,13 +466,14 @@ mod tests {
     }
 
     fn upstream(base: &str, silence: Duration) -> HttpUpstream {
-        HttpUpstream::new(Url::parse(&format!("{base}/app.db")).expect("URL"), silence)
+        HttpUpstream::new(Url::parse(&format!("{base}/app.db")).expect("URL"), silence, Compression::None)
     }
 
     #[test]
     fn the_request_names_database_position_and_version() {
         let mut peer = Peer::answering(STREAM);
-        let upstream = HttpUpstream::new(Url::parse(&peer.base.replace("//", "//ann:s3cret@")).expect("URL"), HOUR);
+        let url = Url::parse(&peer.base.replace("//", "//ann:s3cret@")).expect("URL");
+        let upstream = HttpUpstream::new(url, HOUR, Compression::None);
         assert_eq!(upstream.url(), peer.base);
         let since = Position { generation: Generation(0xa), index: 0xb, offset: 0xc };
         upstream.open(Have::Position(since)).expect("a stream");
@@ -483,6 +496,28 @@ mod tests {
             ]
         );
         peer.close();
+    }
+
+    #[test]
+    fn a_stream_may_be_compressed_if_both_ends_say_so() {
+        for (wanted, answered, expected) in [
+            (Compression::Lz4, "lz4", Compression::Lz4),
+            (Compression::Lz4, "none", Compression::None),
+            (Compression::Lz4, "zstd", Compression::None),
+            (Compression::None, "lz4", Compression::None),
+        ] {
+            let peer =
+                Peer::answering(STREAM.replace("\r\n\r\n", &format!("\r\n{COMPRESSION_HEADER}: {answered}\r\n\r\n")));
+            let upstream = HttpUpstream::new(Url::parse(&peer.base).expect("URL"), HOUR, wanted);
+            let opened = upstream.open(Have::Nothing).expect("a stream");
+            assert_eq!(opened.compression, expected, "wanted {wanted:?}, answered {answered}");
+            let request = peer.requests.recv().expect("a request").to_ascii_lowercase();
+            let asked = request.lines().any(|line| line == "litestream-compression: lz4");
+            assert_eq!(asked, wanted == Compression::Lz4, "{request}");
+        }
+        let silent = Peer::answering(STREAM);
+        let upstream = HttpUpstream::new(Url::parse(&silent.base).expect("URL"), HOUR, Compression::Lz4);
+        assert_eq!(upstream.open(Have::Nothing).expect("a stream").compression, Compression::None);
     }
 
     #[test]

@@ -29,7 +29,8 @@ use super::databases::{Databases, Missing, Open};
 use super::stream::FeedStream;
 use crate::base::{Error, Kind, PageSize, Position};
 use crate::format::checksum::PageChecksum;
-use crate::format::record::{PAGE_SIZE_HEADER, VERSION_HEADER};
+use crate::format::compression::Compression;
+use crate::format::record::{COMPRESSION_HEADER, PAGE_SIZE_HEADER, VERSION_HEADER};
 use crate::primary::{Ask, Comparison, Primary, Version};
 
 /// How many pages are named that differ.
@@ -60,7 +61,7 @@ async fn stream(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let query = Query::read(&uri)?;
-    let ask = query.ask(version_of(&headers), client)?;
+    let ask = query.ask(&headers, client)?;
     let found = databases.find(query.value("path"))?;
     answer(found, ask).await
 }
@@ -78,7 +79,7 @@ async fn compare(
     let query = Query::read(&uri)?;
     let (primary, open) = databases.find(query.value("path"))?;
     let checksums = read_checksums(&query, &primary, body).await?;
-    let ask = Ask { checksums: Some(checksums), ..query.ask(Version::V2, client)? };
+    let ask = Ask { checksums: Some(checksums), ..query.ask(&headers, client)? };
     answer((primary, open), ask).await
 }
 
@@ -120,7 +121,7 @@ async fn read_checksums(
 }
 
 async fn answer((primary, open): (Arc<Primary>, Open), ask: Ask) -> Result<Response, Refusal> {
-    let (version, client) = (ask.version, ask.client.clone());
+    let (version, compression, client) = (ask.version, ask.compression, ask.client.clone());
     let (page_size, heartbeat) = (primary.page_size(), primary.heartbeat());
     let feed = blocking(move || primary.open_feed(ask)).await??;
 
@@ -133,6 +134,9 @@ async fn answer((primary, open): (Arc<Primary>, Open), ask: Ask) -> Result<Respo
     headers.insert(HeaderName::from_static(PAGE_SIZE_HEADER), HeaderValue::from(page_size.get()));
     if version == Version::V2 {
         headers.insert(HeaderName::from_static(VERSION_HEADER), HeaderValue::from_static("2"));
+    }
+    if compression != Compression::None {
+        headers.insert(HeaderName::from_static(COMPRESSION_HEADER), HeaderValue::from_static(compression.name()));
     }
     Ok(response)
 }
@@ -149,6 +153,16 @@ fn version_of(headers: &HeaderMap) -> Version {
     match asked {
         Some(2..) => Version::V2,
         _ => Version::V2022,
+    }
+}
+
+/// The compression to send with: LZ4 if it is among those that the client names. Version 1 has a way of its own.
+fn compression_of(headers: &HeaderMap) -> Compression {
+    let names = headers.get(COMPRESSION_HEADER).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let has_lz4 = names.split(',').any(|name| name.trim().eq_ignore_ascii_case(Compression::Lz4.name()));
+    match version_of(headers) {
+        Version::V2 if has_lz4 => Compression::Lz4,
+        _ => Compression::None,
     }
 }
 
@@ -169,19 +183,20 @@ impl Query {
 
     /// The position named, if one is.
     fn position(&self) -> Result<Option<Position>, Refusal> {
-        let Ask { generation, index, offset, .. } = self.ask(Version::V2, String::new())?;
+        let Ask { generation, index, offset, .. } = self.ask(&HeaderMap::new(), String::new())?;
         let numbers = generation.zip(index).zip(offset);
         Ok(numbers.map(|((generation, index), offset)| Position { generation, index, offset }))
     }
 
-    /// What is asked for by position.
-    fn ask(&self, version: Version, client: String) -> Result<Ask, Refusal> {
+    /// What is asked for, by position if one is named.
+    fn ask(&self, headers: &HeaderMap, client: String) -> Result<Ask, Refusal> {
+        let (version, compression) = (version_of(headers), compression_of(headers));
         let number = |name| self.value(name).map(|text| hexadecimal(text).ok_or_else(|| invalid(name))).transpose();
         let generation = self.value("generation").map(|text| text.parse().map_err(|_| invalid("generation")));
         let (generation, index, offset) = (generation.transpose()?, number("index")?, number("offset")?);
         Ok(match (generation, index) {
-            (Some(_), Some(_)) => Ask { version, generation, index, offset, checksums: None, client },
-            _ => Ask { version, generation: None, index: None, offset: None, checksums: None, client },
+            (Some(_), Some(_)) => Ask { version, generation, index, offset, checksums: None, compression, client },
+            _ => Ask { version, generation: None, index: None, offset: None, checksums: None, compression, client },
         })
     }
 
@@ -259,7 +274,7 @@ mod tests {
     fn asked(query: &str) -> Result<Asked, String> {
         let uri = format!("/stream{query}").parse().map_err(|_| "not a URI".to_string())?;
         let query = Query::read(&uri).map_err(|refusal| refusal.text)?;
-        let ask = query.ask(Version::V2, String::new()).map_err(|refusal| refusal.text)?;
+        let ask = query.ask(&HeaderMap::new(), String::new()).map_err(|refusal| refusal.text)?;
         Ok((query.value("path").map(str::to_string), ask.generation.map(|g| g.0), ask.index, ask.offset))
     }
 
@@ -314,6 +329,27 @@ mod tests {
                 headers.insert(VERSION_HEADER, HeaderValue::from_static(value));
             }
             assert_eq!(version_of(&headers) == Version::V2, expected, "{value:?}");
+        }
+    }
+
+    #[test]
+    fn lz4_is_spoken_with_those_who_name_it() {
+        for (value, expected) in [
+            (None, Compression::None),
+            (Some(""), Compression::None),
+            (Some("none"), Compression::None),
+            (Some("zstd"), Compression::None),
+            (Some("lz4hc"), Compression::None),
+            (Some("lz4"), Compression::Lz4),
+            (Some("zstd, LZ4"), Compression::Lz4),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some(value) = value {
+                headers.insert(COMPRESSION_HEADER, HeaderValue::from_static(value));
+            }
+            assert_eq!(compression_of(&headers), Compression::None, "{value:?} in version 1");
+            headers.insert(VERSION_HEADER, HeaderValue::from_static("2"));
+            assert_eq!(compression_of(&headers), expected, "{value:?}");
         }
     }
 }

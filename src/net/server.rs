@@ -39,7 +39,7 @@ const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from
 const GRACE: Duration = Duration::from_millis(200);
 /// Pause after the system refused to accept a connection, such as for want of file descriptors.
 const REFUSED: Duration = Duration::from_secs(1);
-/// Threads that read files for all streams together.
+/// Threads that read files, and compress, for all streams together.
 const READERS: usize = 4;
 
 /// One address at which databases are served. Dropping it stops it.

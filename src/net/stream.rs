@@ -1,8 +1,8 @@
 //! A feed as the body of an answer.
 //!
 //! hyper asks for more as soon as the socket takes more, so that the speed of the client is the speed of the feed. A
-//! feed that reads files does so on a thread for blocking work, one piece ahead of the socket; one that hands out what is
-//! in memory is stepped in place.
+//! feed that reads files or compresses does so on a thread for blocking work, when it catches up one piece ahead of the
+//! socket; one that hands out what is in memory is stepped in place.
 
 use std::convert::Infallible;
 use std::mem;

@@ -11,7 +11,7 @@
 //! Names are percent-encoded where URLs need it. The scheme is `http` or `https`; the port may be left out (80 and 443).
 
 use std::fmt;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::percent;
 use crate::base::{Error, PageSize, Position, Result};
@@ -39,6 +39,15 @@ impl Url {
     /// `scheme://host:port`
     pub fn base(&self) -> String {
         format!("{}://{}", self.scheme, self.place)
+    }
+
+    /// Whether the server is on this machine, as far as its address says: 127.0.0.0/8, ::1 or localhost.
+    pub fn is_loopback(&self) -> bool {
+        let host = self.place.rsplit_once(':').map_or(self.place.as_str(), |(host, _)| host);
+        match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(address) => address.to_canonical().is_loopback(),
+            Err(_) => host.eq_ignore_ascii_case("localhost"),
+        }
     }
 
     /// Which database of those served there; none when it is the only one.
@@ -254,6 +263,30 @@ mod tests {
         ] {
             assert_eq!(Url::parse(text).map(|u| u.base()), Ok(base.to_string()), "{text}");
         }
+    }
+
+    #[test]
+    fn loopback_is_told_from_the_rest() -> Result<()> {
+        for (host, expected) in [
+            ("127.0.0.1", true),
+            ("127.8.9.10", true),
+            ("[::1]", true),
+            ("[::ffff:127.0.0.1]", true),
+            ("localhost", true),
+            ("LocalHost", true),
+            ("128.0.0.1", false),
+            ("10.0.0.7", false),
+            ("0.0.0.0", false),
+            ("[::]", false),
+            ("[2001:db8::1]", false),
+            ("localhost.example.org", false),
+            ("127.example.org", false),
+        ] {
+            for url in [format!("http://{host}"), format!("https://localhost:pw@{host}:9090/localhost")] {
+                assert_eq!(Url::parse(&url)?.is_loopback(), expected, "{url}");
+            }
+        }
+        Ok(())
     }
 
     #[test]

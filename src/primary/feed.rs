@@ -8,11 +8,12 @@ use tokio::sync::watch;
 
 use super::Primary;
 use super::catch_up::{CatchUp, Lacks};
-use super::commit_log::{CommitLog, Got};
+use super::commit_log::{CommitLog, Entry, Got};
 use super::feed2022::Resend;
 use super::replicas::Replica;
 use crate::base::{Error, Generation, Kind, Lsn, Position, Result, unix_ms};
 use crate::format::checksum::PageChecksum;
+use crate::format::compression::{Compression, compress};
 use crate::format::record;
 
 /// Which protocol a replica speaks.
@@ -36,6 +37,8 @@ pub struct Ask {
     pub offset: Option<u64>,
     /// Checksums of the pages it has, from page 1 on: it is sent what differs, whatever its position.
     pub checksums: Option<Vec<Option<PageChecksum>>>,
+    /// How it takes pages records compressed; version 1 has a way of its own.
+    pub compression: Compression,
     /// Address and port of the other end.
     pub client: String,
 }
@@ -44,7 +47,7 @@ pub struct Ask {
 pub enum Step {
     /// Send these bytes.
     Send(Bytes),
-    /// Ask again: the next step may read files.
+    /// Ask again: the next step may read files, or compress.
     Again,
     /// Nothing is there; wait for [`Feed::changed`].
     Wait,
@@ -57,9 +60,13 @@ pub struct Feed {
     primary: Arc<Primary>,
     replica: Arc<Replica>,
     version: Version,
+    compression: Compression,
     changed: watch::Receiver<u64>,
+    /// Pieces of a catch-up, not compressed yet.
     queue: VecDeque<Bytes>,
     mode: Mode,
+    /// Whether the next step compresses an entry of the log, if nobody else has by then.
+    compresses_entry: bool,
 }
 
 enum Mode {
@@ -80,9 +87,21 @@ impl Primary {
             (Version::V2, Some(checksums)) => Mode::CatchUp(CatchUp::new(Lacks::Other(checksums))),
             (Version::V2, None) => Mode::CatchUp(CatchUp::new(self.lacks(&ask)?)),
         };
-        let log = if ask.version == Version::V2 { &self.log } else { &self.raw_log };
+        let (log, compression) = match ask.version {
+            Version::V2 => (&self.log, ask.compression),
+            Version::V2022 => (&self.raw_log, Compression::None),
+        };
         let changed = log.subscribe();
-        Ok(Feed { primary: Arc::clone(self), replica, version: ask.version, changed, queue: VecDeque::new(), mode })
+        Ok(Feed {
+            primary: Arc::clone(self),
+            replica,
+            version: ask.version,
+            compression,
+            changed,
+            queue: VecDeque::new(),
+            mode,
+            compresses_entry: false,
+        })
     }
 
     /// What a replica lacks by its position. Fails if this primary does not know what it has there.
@@ -101,7 +120,7 @@ impl Primary {
 }
 
 impl Feed {
-    /// What to send next. May read files, unless [`Feed::is_quick`] says otherwise.
+    /// What to send next. May read files and compress, unless [`Feed::is_quick`] says otherwise.
     pub fn step(&mut self) -> Result<Step> {
         match self.try_step() {
             // An empty chunk would end a chunked body.
@@ -113,7 +132,12 @@ impl Feed {
 
     /// Whether the next step only looks into memory.
     pub fn is_quick(&self) -> bool {
-        !self.queue.is_empty() || matches!(self.mode, Mode::Live(..) | Mode::Ended)
+        match self.mode {
+            _ if !self.queue.is_empty() => self.compression == Compression::None,
+            Mode::Live(..) => !self.compresses_entry,
+            Mode::Ended => true,
+            Mode::CatchUp(_) | Mode::Resend(_) => false,
+        }
     }
 
     /// Resolves when there is something new.
@@ -134,8 +158,8 @@ impl Feed {
     }
 
     fn try_step(&mut self) -> Result<Step> {
-        if let Some(bytes) = self.queue.pop_front() {
-            return Ok(Step::Send(bytes));
+        if let Some(step) = self.send_queued() {
+            return Ok(step);
         }
         if !matches!(self.mode, Mode::Ended) && self.primary.is_stopped() {
             return self.give_up(&Error::usage("the primary has stopped serving this database"));
@@ -144,8 +168,7 @@ impl Feed {
             Mode::Ended => return Ok(Step::End),
             Mode::CatchUp(catch_up) => {
                 let chunk = catch_up.step(&self.primary)?;
-                let bytes = chunk.records.iter().map(Bytes::len).sum();
-                self.replica.sent(0, chunk.pages, bytes);
+                self.replica.sent(0, chunk.pages, 0);
                 self.queue = chunk.records;
                 if let Some((next, position, lsn)) = chunk.done {
                     self.go_live(next, position, lsn);
@@ -159,24 +182,51 @@ impl Feed {
                 }
                 return Ok(Step::Send(bytes));
             }
-            Mode::Live(next, lsn) => {
+            Mode::Live(next, _) => {
                 // Marked before the look: what comes after it wakes the next wait.
                 self.changed.mark_unchanged();
-                let log = if self.version == Version::V2 { &self.primary.log } else { &self.primary.raw_log };
-                match log.get(*next) {
-                    Got::NotYet => return Ok(Step::Wait),
-                    Got::Gone => return self.fall_behind(),
-                    Got::Entry(entry) => {
-                        (*next, *lsn) = (*next + 1, entry.lsn);
-                        let bytes = entry.records.unwrap_or_default();
-                        self.replica.sent(entry.commits, entry.pages, bytes.len());
-                        self.replica.set_position(entry.reached);
-                        return Ok(Step::Send(bytes));
-                    }
-                }
+                let next = *next;
+                return match self.log().get(next) {
+                    Got::NotYet => Ok(Step::Wait),
+                    Got::Gone => self.fall_behind(),
+                    Got::Entry(entry) => Ok(self.send_entry(next, entry)),
+                };
             }
         }
-        Ok(self.queue.pop_front().map_or(Step::Again, Step::Send))
+        Ok(self.send_queued().unwrap_or(Step::Again))
+    }
+
+    /// The next piece of a catch-up, if one is left. Compressed only now, so that one piece is sent while the next is.
+    fn send_queued(&mut self) -> Option<Step> {
+        let mut bytes = self.queue.pop_front()?;
+        if self.compression == Compression::Lz4
+            && let Some(compressed) = compress(&bytes)
+        {
+            bytes = Bytes::from(compressed);
+        }
+        self.replica.sent(0, 0, bytes.len());
+        Some(Step::Send(bytes))
+    }
+
+    /// Entry number `n` of the log; in a step of its own if it has to be compressed first.
+    fn send_entry(&mut self, n: u64, entry: Entry) -> Step {
+        let due = self.compression == Compression::Lz4 && !entry.is_compressed();
+        if due && !self.compresses_entry {
+            self.compresses_entry = true;
+            return Step::Again;
+        }
+        self.compresses_entry = false;
+        let bytes = match self.compression {
+            Compression::None => entry.records.unwrap_or_default(),
+            Compression::Lz4 => entry.compressed_records(),
+        };
+        if due {
+            self.log().count_again(n);
+        }
+        self.mode = Mode::Live(n + 1, entry.lsn);
+        self.replica.sent(entry.commits, entry.pages, bytes.len());
+        self.replica.set_position(entry.reached);
+        Step::Send(bytes)
     }
 
     fn go_live(&mut self, next: u64, position: Position, lsn: Lsn) {

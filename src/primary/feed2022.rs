@@ -84,7 +84,7 @@ fn source(core: &Core, pgno: Pgno, places: Places) -> Result<Source> {
 fn snapshot_header(core: &Core) -> Bytes {
     let position = Position { offset: 0, ..core.position() };
     let size = u64::from(core.seen().pages) * u64::from(core.page_size().get());
-    Bytes::copy_from_slice(&Header { kind: Type::Snapshot, position, size }.encode())
+    Bytes::copy_from_slice(&Header::new(Type::Snapshot, position, size).encode())
 }
 
 impl Snapshot {
@@ -143,7 +143,7 @@ pub(super) fn segments(core: &Core, from: FrameNo, to: FrameNo) -> Result<Option
 fn segment(core: &Core, offset: u64, raw: &[u8], out: &mut Vec<u8>) -> Result<()> {
     let payload = lz4::compress(raw)?;
     let position = Position { offset, ..core.position() };
-    let header = Header { kind: Type::Segment, position, size: payload.len() as u64 };
+    let header = Header::new(Type::Segment, position, payload.len() as u64);
     out.reserve(HEADER_SIZE + payload.len());
     out.extend_from_slice(&header.encode());
     out.extend_from_slice(&payload);

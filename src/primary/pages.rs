@@ -138,7 +138,10 @@ impl Core {
         let now = self.lsn();
         if self.map.checksum(pgno).is_some_and(|known| known != checksum) {
             let name = self.reader.path().display();
-            log::warn!("{name}: page {} has changed without a commit; is something else writing to the file?", pgno.get());
+            log::warn!(
+                "{name}: page {} has changed without a commit; is something else writing to the file?",
+                pgno.get()
+            );
             self.map.read_unwatched(pgno, checksum, now);
         }
         self.map.read(pgno, checksum);
@@ -170,7 +173,10 @@ impl Core {
         let mut pages = Vec::new();
         for frame in (news.from.next().0..=news.to.0).map(FrameNo) {
             let pgno = page_of(&index, frame)?;
-            if pgno == lock_page || pgno.get() > self.seen().pages || newest_frame(&index, pgno, news.to)? != Some(frame) {
+            if pgno == lock_page
+                || pgno.get() > self.seen().pages
+                || newest_frame(&index, pgno, news.to)? != Some(frame)
+            {
                 continue;
             }
             if pages.len() == most {

@@ -244,7 +244,10 @@ impl Primary {
 
     pub(super) fn publish(&self, core: &mut Core, news: &News) -> Result<()> {
         let (reached, lsn) = (core.position(), core.lsn());
-        let entry = |records, pages| Entry { records, pages, commits: news.commits, reached, lsn };
+        let entry = |records, pages| {
+            let compressed = Arc::default();
+            Entry { records, compressed, pages, commits: news.commits, reached, lsn }
+        };
         let (records, pages) = match self.replicas.any(2) {
             true => core.records(news, limits::LIVE_COMMIT_BYTES)?.map_or((None, 0), |(b, n)| (Some(b), n)),
             false => (None, 0),

@@ -74,7 +74,13 @@ impl Database {
     /// Opens `path` through the VFS named `vfs`; a missing file is made, empty.
     pub fn open(path: &Path, vfs: &CStr, checkpoint_frames: u32) -> Result<Database> {
         let connection = Connection::open(path, vfs, OpenMode::Create)?;
-        Ok(Database { connection, checkpoint_frames, next_checkpoint: checkpoint_frames, published: None, checksums: None })
+        Ok(Database {
+            connection,
+            checkpoint_frames,
+            next_checkpoint: checkpoint_frames,
+            published: None,
+            checksums: None,
+        })
     }
 
     /// What the file holds.

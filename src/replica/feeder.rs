@@ -4,11 +4,11 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::upstream::{Have, PageSums};
 use super::Upstream;
 use super::bootstrap::Bootstrap;
 use super::database::{Content, Database, Pending};
 use super::status::{Progress, State};
+use super::upstream::{Have, PageSums};
 use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result, limits};
 use crate::format::page_file::Header;
 use crate::store::{Checksums, Sidecar, SidecarLock};

@@ -3,6 +3,7 @@
 use std::io::{BufReader, ErrorKind, Read};
 
 use crate::base::{Error, Kind, Result};
+use crate::format::compression::{Compression, decompress};
 use crate::format::record::{HEADER_SIZE, Header, Type};
 
 /// How much is read at once, and looked ahead into.
@@ -11,15 +12,23 @@ const BUFFER: usize = 1 << 20;
 /// A stream, record by record.
 pub(super) struct Records<R> {
     body: BufReader<R>,
+    compression: Compression,
     payload: Vec<u8>,
-    /// Bytes read so far.
+    decompressed: Vec<u8>,
+    /// Bytes read so far, as they came.
     pub bytes: u64,
 }
 
 impl<R: Read> Records<R> {
     /// A reader at the start of a stream.
     pub fn new(body: R) -> Records<R> {
-        Records { body: BufReader::with_capacity(BUFFER, body), payload: Vec::new(), bytes: 0 }
+        let body = BufReader::with_capacity(BUFFER, body);
+        Records { body, compression: Compression::None, payload: Vec::new(), decompressed: Vec::new(), bytes: 0 }
+    }
+
+    /// The same for a stream that may be compressed so. In any other, compressed records are refused.
+    pub fn compressed_with(self, compression: Compression) -> Records<R> {
+        Records { compression, ..self }
     }
 
     /// The next record's header; none when the stream ends between two records.
@@ -32,10 +41,15 @@ impl<R: Read> Records<R> {
         let rest = bytes.get_mut(first..).unwrap_or_default();
         self.body.read_exact(rest).map_err(failed)?;
         self.bytes += HEADER_SIZE as u64;
-        Header::decode(&bytes).map(Some)
+        let header = Header::decode(&bytes)?;
+        if header.compressed && self.compression == Compression::None {
+            let kind = header.kind;
+            return Err(Error::corrupt(format!("stream: {kind:?} record with flags 0x1, which was not asked for")));
+        }
+        Ok(Some(header))
     }
 
-    /// The payload of a record, whose size its header has bounded.
+    /// The payload of a record, whose size its header has bounded, as it was before it was compressed.
     pub fn payload(&mut self, header: &Header) -> Result<&[u8]> {
         self.payload.clear();
         // Read as it comes, so that memory is only taken for what is really sent.
@@ -44,7 +58,7 @@ impl<R: Read> Records<R> {
         if read as u64 != header.size {
             return Err(cut());
         }
-        Ok(&self.payload)
+        if header.compressed { decompress(&self.payload, &mut self.decompressed) } else { Ok(&self.payload) }
     }
 
     /// Fills `out` from the payload of a record that is too large to be held.
@@ -97,7 +111,8 @@ fn cut() -> Error {
 mod tests {
     use super::*;
     use crate::base::{Generation, PageSize, Position};
-    use crate::format::record::{Begin, Commit};
+    use crate::format::compression::compress;
+    use crate::format::record::{Begin, Commit, start_pages};
 
     fn stream() -> Result<Vec<u8>> {
         let at = Position { generation: Generation(1), index: 0, offset: 0 };
@@ -141,6 +156,36 @@ mod tests {
         let begin = records.header()?.ok_or_else(cut)?;
         records.payload(&begin)?;
         assert!(!records.has_whole_commit());
+        Ok(())
+    }
+    #[test]
+    fn compressed_pages_are_read_as_they_were_and_counted_as_they_came() -> Result<()> {
+        let mut plain = Vec::new();
+        start_pages(1, PageSize::new(512)?, &mut plain);
+        plain.extend_from_slice(&1u32.to_be_bytes());
+        plain.resize(plain.len() + 512, 7);
+        let pages = plain.get(HEADER_SIZE..).unwrap_or_default().to_vec();
+        plain.extend_from_slice(stream()?.get(56..).unwrap_or_default());
+        let packed = compress(&plain).ok_or_else(cut)?;
+        let mut records = Records::new(packed.as_slice()).compressed_with(Compression::Lz4);
+        let mut header = records.header()?.ok_or_else(cut)?;
+        assert_eq!(records.payload(&header)?, pages);
+        assert!(records.has_whole_commit());
+        header = records.header()?.ok_or_else(cut)?;
+        assert_eq!((header.kind, records.payload(&header)?.len()), (Type::Commit, 24));
+        assert_eq!(records.bytes, packed.len() as u64);
+
+        // The same ahead of what is read, with another commit before it.
+        let ahead = [&plain, &packed].map(Vec::as_slice).concat();
+        for cut_off in [0, 1] {
+            let mut records = Records::new(ahead.get(..ahead.len() - cut_off).unwrap_or_default());
+            for _ in 0..2 {
+                let header = records.header()?.ok_or_else(cut)?;
+                records.payload(&header)?;
+            }
+            assert_eq!(records.has_whole_commit(), cut_off == 0);
+            assert!(records.header().is_err(), "compressed, and nobody asked for it");
+        }
         Ok(())
     }
 }

@@ -9,12 +9,18 @@ use super::records::Records;
 use super::status::State;
 use crate::base::{Error, Kind, PageSize, Pgno, Position, Result};
 use crate::format::checksum::PageChecksum;
+use crate::format::compression::Compression;
 use crate::format::record::{Begin, Commit, Pages, Type, decode_heartbeat};
 use crate::store::Checksums;
 
 /// Applies a stream to a replica until it ends or fails, or as `until` says.
-pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, until: Until) -> Result<()> {
-    let mut records = Records::new(body);
+pub(super) fn run(
+    feeder: &mut Feeder,
+    body: Box<dyn Read + Send>,
+    compression: Compression,
+    until: Until,
+) -> Result<()> {
+    let mut records = Records::new(body).compressed_with(compression);
     let (position, begin) = read_begin(&mut records)?;
     feeder.adopt(position.generation, begin.everything)?;
     feeder.progress.set_state(State::CatchingUp, Some(format!("{} pages to come", begin.pages)));

@@ -21,9 +21,9 @@ pub(super) fn run(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) ->
 }
 
 fn connect(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) -> Result<()> {
-    let Opened { version2, page_size, body } = upstream.open(feeder.have()?)?;
+    let Opened { version2, compression, page_size, body } = upstream.open(feeder.have()?)?;
     match version2 {
-        true => session::run(feeder, body, until),
+        true => session::run(feeder, body, compression, until),
         false => session2022::run(feeder, body, page_size, until),
     }
 }

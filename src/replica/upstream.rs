@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use crate::base::{PageSize, Position, Result};
+use crate::format::compression::Compression;
 use crate::store::Checksums;
 
 /// What a replica has.
@@ -56,6 +57,8 @@ pub trait Upstream: Send + Sync {
 pub struct Opened {
     /// Whether the other end speaks version 2; otherwise it is one of 2022.
     pub version2: bool,
+    /// How pages records may be compressed: what was asked for and agreed to.
+    pub compression: Compression,
     /// Page size it announced in its header, in bytes.
     pub page_size: Option<u32>,
     /// The records.

@@ -1,7 +1,7 @@
 //! The newest committed images of pages, wherever they are.
 
-use super::walindex::{self, State};
 use super::Checksums;
+use super::walindex::{self, State};
 use crate::base::{Error, FrameNo, PageSize, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::wal::{FRAME_HEADER_SIZE, frame_offset};

@@ -111,9 +111,7 @@ impl Sidecar {
 
     /// What was known of the pages. Missing, damaged or of another version is nothing.
     pub fn pages(&self) -> Option<(Header, Vec<Entry>)> {
-        page_file::read(&self.folder.join("pages"))
-            .inspect_err(|e| log::info!("{}: {e}", self.folder.display()))
-            .ok()
+        page_file::read(&self.folder.join("pages")).inspect_err(|e| log::info!("{}: {e}", self.folder.display())).ok()
     }
 
     /// Records what is known of the pages.

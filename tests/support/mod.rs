@@ -23,7 +23,8 @@ pub mod stream;
 pub mod wal;
 
 pub use compare::{
-    assert_same_files, assert_same_pages, copy, count_differing, differing_pages, file_bytes, is_marked, mask_mark, stock,
+    assert_same_files, assert_same_pages, copy, count_differing, differing_pages, file_bytes, is_marked, mask_mark,
+    stock,
 };
 pub use db::{Sql, load, loaded, plain};
 pub use end::{End, Kind};

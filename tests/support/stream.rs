@@ -23,6 +23,7 @@ pub const ERROR: u32 = 7;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Record {
     pub kind: u32,
+    pub flags: u32,
     pub generation: u64,
     pub index: u64,
     pub offset: u64,
@@ -47,7 +48,7 @@ impl std::fmt::Debug for Record {
 
 impl Record {
     pub fn new(kind: u32, at: At, payload: Vec<u8>) -> Record {
-        Record { kind, generation: at.0, index: at.1, offset: at.2, payload }
+        Record { kind, flags: 0, generation: at.0, index: at.1, offset: at.2, payload }
     }
 
     pub fn at(&self) -> At {
@@ -64,29 +65,55 @@ impl Record {
     /// The bytes of its header, as if its payload had `size` bytes.
     pub fn header(&self, size: u64) -> Vec<u8> {
         let mut bytes = self.kind.to_be_bytes().to_vec();
-        bytes.extend_from_slice(&0u32.to_be_bytes());
+        bytes.extend_from_slice(&self.flags.to_be_bytes());
         for field in [self.generation, self.index, self.offset, size] {
             bytes.extend_from_slice(&field.to_be_bytes());
         }
         bytes
     }
 
-    /// The next record of a stream; none where it ends between two records.
+    /// The next record of a stream that is not compressed; none where it ends between two records.
     pub fn read(from: &mut impl Read) -> Option<Record> {
+        let record = Record::read_flagged(from)?;
+        assert_eq!(record.flags, 0, "flags");
+        Some(record)
+    }
+
+    /// The same for any stream.
+    pub fn read_flagged(from: &mut impl Read) -> Option<Record> {
         let mut head = [0; 40];
         match from.read_exact(&mut head[..1]) {
             Err(e) if e.kind() == ErrorKind::UnexpectedEof => return None,
             got => got.expect("the first byte of a record"),
         }
         from.read_exact(&mut head[1..]).expect("the header of a record");
-        assert_eq!(head[4..8], [0; 4], "flags");
         let field = |at: usize| u64::from_be_bytes(head[at..at + 8].try_into().expect("eight bytes"));
-        let kind = u32::from_be_bytes(head[..4].try_into().expect("four bytes"));
+        let word = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().expect("four bytes"));
+        let (kind, flags) = (word(0), word(4));
         let mut payload = Vec::new();
         let got = from.take(field(32)).read_to_end(&mut payload).expect("the payload of a record");
         assert_eq!(got as u64, field(32), "bytes in the payload of a record of type {kind}");
-        Some(Record { kind, generation: field(8), index: field(16), offset: field(24), payload })
+        Some(Record { kind, flags, generation: field(8), index: field(16), offset: field(24), payload })
     }
+}
+
+/// Flag of a pages record whose payload is compressed.
+pub const COMPRESSED: u32 = 1;
+
+/// The record compressed.
+pub fn compress(record: &Record) -> Record {
+    let mut payload = (record.payload.len() as u32).to_be_bytes().to_vec();
+    payload.extend(lz4_flex::block::compress(&record.payload));
+    Record { flags: COMPRESSED, payload, ..record.clone() }
+}
+
+/// The record as it was before it was compressed.
+pub fn decompress(record: &Record) -> Record {
+    let (size, block) = record.payload.split_first_chunk::<4>().expect("the size of what was compressed");
+    let size = u32::from_be_bytes(*size) as usize;
+    let payload = lz4_flex::block::decompress(block, size).expect("an LZ4 block");
+    assert_eq!(payload.len(), size, "what the record says that it holds");
+    Record { flags: 0, payload, ..record.clone() }
 }
 
 /// Every record of `bytes`.
