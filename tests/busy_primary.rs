@@ -103,11 +103,83 @@ fn nothing_is_missed_of_writers_that_never_pause() {
         }
     });
     let ended = assert_arrives(&temp, &mut primary, &mut replica);
+    assert_eq!(primary.ask("SELECT last_error FROM litestream_status"), "");
     assert_eq!(replica.ask("SELECT count(*) FROM log"), (WRITERS * STEPS).to_string());
     assert_eq!(commits(&mut primary) - before, WRITERS * STEPS, "commits seen of those made");
     let resets = index(&ended) - index(&began);
-    eprintln!("RESETS {resets}");
     assert!(resets >= 20, "the WAL was reset {resets} times");
+}
+
+#[test]
+fn nothing_is_missed_of_a_wal_that_is_restarted_unwatched() {
+    const WRITERS: u64 = 2;
+    const STEPS: u64 = 600;
+    let temp = Temp::new();
+    let path = temp.path("primary.db");
+    let (mut primary, url) = serving_bank(&path, 60, "{\"checkpoint_frames\": 20, \"wal_limit\": 1}");
+    primary.run(LOG);
+    let mut replica = following(&temp.path("replica.db"), &url);
+    let mut witness = bank::Witness::default();
+    let mut reader = Shell::stock(&temp.path("replica.db"));
+    let (done, pid) = (AtomicBool::new(false), primary.pid());
+    std::thread::scope(|threads| {
+        let writers: Vec<_> = (0..WRITERS)
+            .map(|number| {
+                let temp = &temp;
+                threads.spawn(move || {
+                    let mut shell = writer(temp);
+                    for step in 0..STEPS {
+                        shell.run(&logged_step(number, step));
+                        // In the hands of whatever it is doing, and for longer than the WAL is restarted once.
+                        if number == 0 && step % 50 == 25 {
+                            signal(pid, Signal::Stop);
+                        }
+                        if number == 0 && step % 50 == 35 {
+                            signal(pid, Signal::Continue);
+                        }
+                    }
+                })
+            })
+            .collect();
+        let _done = StopOnDrop(&done);
+        threads.spawn(|| {
+            while !done.load(Ordering::SeqCst) {
+                witness.see(&reader.ask(&bank::judge("quick_check")));
+            }
+        });
+        for writer in writers {
+            writer.join().expect("a writer");
+        }
+    });
+    assert_arrives(&temp, &mut primary, &mut replica);
+    assert_eq!(replica.ask("SELECT count(*) FROM log"), (WRITERS * STEPS).to_string());
+    assert_eq!(primary.ask("SELECT last_error FROM litestream_status"), "");
+    assert_eq!(replica.ask("SELECT heals, healed FROM litestream_status"), "0|");
+    let checksum = replica.ask("SELECT litestream_checksum()");
+    assert_eq!(primary.ask("SELECT litestream_checksum()"), checksum, "what the primary knows, and what is there");
+}
+
+#[test]
+fn the_wal_stays_bounded_under_a_writer_without_the_library_that_never_pauses() {
+    const COMMITS: u32 = 60_000;
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp.path("primary.db"));
+    let mut replica = following(&temp.path("replica.db"), &url);
+    let writer = plain(&temp.path("primary.db"));
+    writer.run("PRAGMA synchronous = NORMAL");
+    let mut insert = writer.prepare("INSERT INTO t(x) VALUES (hex(randomblob(50)))").expect("an INSERT");
+    let mut largest = 0;
+    for n in 0..COMMITS {
+        insert.execute([]).unwrap_or_else(|e| panic!("commit {n}: {e}"));
+        if n % 100 == 0 {
+            let size = std::fs::metadata(temp.path("primary.db-wal")).expect("the WAL").len();
+            largest = largest.max(size >> 20);
+        }
+    }
+    catch_up(&mut primary, &mut replica);
+    assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
+    // All commits together are some 500 MiB of WAL. The limit is 16, and what comes while the writer checkpoints.
+    assert!(largest < 100, "the WAL grew to {largest} MiB");
 }
 
 #[test]

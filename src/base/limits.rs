@@ -31,8 +31,11 @@ pub const CHECKPOINT_FRAMES: u32 = 1000;
 /// most of the price of applying small commits.
 pub const REPLICA_CHECKPOINT_FRAMES: u32 = 4000;
 
-/// WAL size past which a snapshot that keeps the WAL from being restarted is given up, in bytes.
-pub const WAL_LIMIT_BYTES: u64 = 64 << 20;
+/// WAL size past which it is let be restarted unwatched, in bytes: four times what makes a checkpoint worth its while.
+pub const WAL_LIMIT_BYTES: u64 = 16 << 20;
+
+/// WAL size past which a snapshot for a replica of 2022, which keeps the WAL from being restarted, is given up, in bytes.
+pub const SNAPSHOT_2022_WAL_BYTES: u64 = 64 << 20;
 
 /// How often an idle stream says that it is alive, and where its primary is.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);

@@ -33,13 +33,17 @@ pub(super) struct News {
     /// Whether pages became part of the database without being written: nothing of their content matters to SQLite, but a
     /// replica must have the same.
     pub has_unwritten: bool,
+    /// Whether more has changed than these frames say.
+    pub is_partial: bool,
 }
 
 /// The tail's state. One thread at a time has it.
 pub(super) struct Core {
     /// Looks at the wal-index and reads the WAL; the hold is its.
     pub(super) watcher: Connection,
-    watch: Watch,
+    pub(super) watch: Watch,
+    /// Whether the hold was let go of since the last look.
+    pub(super) unwatched: bool,
     /// Reads the database file, in read transactions that last as long as one chunk.
     pub(super) reader: Connection,
     page_size: PageSize,
@@ -77,6 +81,7 @@ impl Core {
             floor: Lsn::new(index, header.last),
             watcher,
             watch,
+            unwatched: false,
             reader,
         };
         core.seen.pages = pages(&core.watcher, &state, page_size)?;
@@ -130,12 +135,24 @@ impl Core {
     /// Takes in what was committed since the last look. None if nothing was; a WAL restarted without a commit since is
     /// something, from frame 0 to frame 0.
     pub fn take_in(&mut self, state: &State) -> Result<Option<News>> {
+        match self.unwatched {
+            true => self.take_back(),
+            false => self.follow(state),
+        }
+    }
+
+    /// The same, for a WAL that was held all the time.
+    pub(super) fn follow(&mut self, state: &State) -> Result<Option<News>> {
         if !self.is_news(state) {
             return Ok(None);
         }
         self.watch.forbid_restart(&self.watcher)?;
+        self.advance(state, self.position_after(state.header.salts, state.header.last))
+    }
+
+    /// Takes in the commits that led to `state`, which is at `position`.
+    pub(super) fn advance(&mut self, state: &State, position: Position) -> Result<Option<News>> {
         let header = &state.header;
-        let position = self.position_after(header.salts, header.last);
         let restarted = position.index != self.position.index;
         let from = if restarted || header.salts != self.seen.mark.salts { FrameNo::ZERO } else { self.seen.mark.last };
         if header.last < from {
@@ -159,7 +176,7 @@ impl Core {
         }
         let has_unwritten = self.note_unwritten(had, pages);
         let commits = if from == header.last { 0 } else { u64::from(commits) };
-        Ok(Some(News { from, to: header.last, commits, has_unwritten }))
+        Ok(Some(News { from, to: header.last, commits, has_unwritten, is_partial: false }))
     }
 
     /// Allows the WAL to be restarted if all of it is in the database and has been seen. Whether it did.

@@ -51,7 +51,7 @@ impl Resend {
     /// The next bytes.
     pub fn step(&mut self, primary: &Primary) -> Result<Sent> {
         if let Some(snapshot) = &mut self.snapshot {
-            return snapshot.step(primary.wal_limit());
+            return snapshot.step();
         }
         let reader = Connection::open(primary.path(), primary.vfs(), OpenMode::Existing)?;
         let mut core = primary.lock_core();
@@ -88,8 +88,8 @@ fn snapshot_header(core: &Core) -> Bytes {
 }
 
 impl Snapshot {
-    fn step(&mut self, wal_limit: u64) -> Result<Sent> {
-        self.check_wal(wal_limit)?;
+    fn step(&mut self) -> Result<Sent> {
+        self.check_wal()?;
         if self.sent == self.places.len() {
             self.reader.unpin();
             return Ok((std::mem::take(&mut self.segments), Some(self.then)));
@@ -110,10 +110,10 @@ impl Snapshot {
     }
 
     /// The reader keeps the WAL from being restarted. A replica that reads too slowly for that must begin again.
-    fn check_wal(&self, limit: u64) -> Result<()> {
+    fn check_wal(&self) -> Result<()> {
         let frames = valid_state(&self.reader)?.header.last;
         let bytes = wal::frame_offset(frames.next(), self.size);
-        if bytes <= limit {
+        if bytes <= limits::SNAPSHOT_2022_WAL_BYTES {
             return Ok(());
         }
         Err(Error::new(Kind::Busy, format!("a snapshot was read so slowly that the WAL grew to {bytes} bytes")))

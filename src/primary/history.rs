@@ -86,7 +86,7 @@ impl Core {
     }
 
     /// Reads every page. Those that are not as the map says have changed by now.
-    fn compare_all(&mut self, state: &State) -> Result<()> {
+    pub(super) fn compare_all(&mut self, state: &State) -> Result<()> {
         let (now, size) = (self.lsn(), self.page_size());
         let pages: Vec<Pgno> = self.map.changed_since(None, Pgno::ONE).collect();
         let mut images = Vec::new();

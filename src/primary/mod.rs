@@ -21,6 +21,7 @@ mod pages;
 mod replicas;
 mod served;
 mod tail;
+mod unwatched;
 
 pub use self::core::Seen;
 pub use compare::Comparison;

@@ -65,6 +65,12 @@ impl PageMap {
         }
     }
 
+    /// Records that page `pgno` changed at `lsn`, or since then.
+    pub fn changed_before(&mut self, pgno: Pgno, lsn: Lsn) {
+        let newest = self.newest(pgno).unwrap_or_default();
+        self.changed(pgno, newest.max(lsn));
+    }
+
     /// Records what page `pgno` sums up to since its last change.
     pub fn read(&mut self, pgno: Pgno, checksum: PageChecksum) {
         self.checksums.set(pgno, Some(checksum));

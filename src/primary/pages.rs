@@ -165,7 +165,7 @@ impl Core {
     /// The pages that came new, each where its newest frame is, in the order of frames. None if they are more than `most`, or
     /// not all of them are in the WAL.
     fn newest_in(&self, news: &News, most: usize) -> Result<Option<Vec<Pgno>>> {
-        if news.has_unwritten {
+        if news.has_unwritten || news.is_partial {
             return Ok(None);
         }
         let index = self.watcher.wal_index()?;

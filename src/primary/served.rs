@@ -22,7 +22,7 @@ use crate::store::{Sidecar, SidecarLock};
 pub struct Options {
     /// WAL size at which it is checkpointed, in frames.
     pub checkpoint_frames: u32,
-    /// WAL size past which a snapshot for a replica of 2022, which keeps it from being restarted, is given up, in bytes.
+    /// WAL size in bytes past which writers that never pause are let restart it unwatched.
     pub wal_limit: u64,
     /// How often an idle stream shows that it is alive.
     pub heartbeat: Duration,
@@ -156,11 +156,6 @@ impl Primary {
         self.options.heartbeat
     }
 
-    /// WAL size in bytes past which nothing may hold it up.
-    pub(super) fn wal_limit(&self) -> u64 {
-        self.options.wal_limit
-    }
-
     /// Position of the database right now.
     pub fn position(&self) -> Result<Position> {
         self.lock_core().position_now()
@@ -248,20 +243,22 @@ impl Primary {
             let compressed = Arc::default();
             Entry { records, compressed, pages, commits: news.commits, reached, lsn }
         };
-        let (records, pages) = match self.replicas.any(2) {
-            true => core.records(news, limits::LIVE_COMMIT_BYTES)?.map_or((None, 0), |(b, n)| (Some(b), n)),
-            false => (None, 0),
+        let made = match self.replicas.any(2) {
+            true => core.records(news, limits::LIVE_COMMIT_BYTES),
+            false => Ok(None),
         };
+        let raw = match self.replicas.any(1) && !news.is_partial {
+            true => feed2022::segments(core, news.from, news.to),
+            false => Ok(None),
+        };
+        // What could not be made has happened all the same: replicas must not go on as if it had not.
+        let (records, pages) = made.clone().ok().flatten().map_or((None, 0), |(records, pages)| (Some(records), pages));
         self.commits.fetch_add(news.commits, Relaxed);
         self.pages.fetch_add(pages, Relaxed);
         self.bytes.fetch_add(records.as_ref().map_or(0, |r| r.len() as u64), Relaxed);
         self.log.push(entry(records, pages));
-        let raw = match self.replicas.any(1) {
-            true => feed2022::segments(core, news.from, news.to)?,
-            false => None,
-        };
-        self.raw_log.push(entry(raw, u64::from(news.to.0 - news.from.0)));
-        Ok(())
+        self.raw_log.push(entry(raw.clone().ok().flatten(), u64::from(news.to.0 - news.from.0)));
+        made.and(raw).map(drop)
     }
 
     pub(super) fn lock_core(&self) -> MutexGuard<'_, Core> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use super::Primary;
 use super::history::Reserve;
 use crate::base::{FrameNo, Position, Result};
+use crate::format::wal::frame_offset;
 use crate::sqlite::{Connection, guarded, spawn};
 use crate::store::{Sidecar, glance};
 
@@ -31,6 +32,8 @@ const ABANDONED: Duration = Duration::from_secs(1);
 const GLANCES: u32 = 2000;
 /// Pause between two looks at a checkpoint that will take a while.
 const LOOK: Duration = Duration::from_micros(100);
+/// How long a WAL past its limit is left to its writers.
+const UNWATCHED: Duration = Duration::from_millis(100);
 /// How long a writer's checkpoint is waited for to begin, and to end, to let the WAL be restarted right after.
 const CHECKPOINT_BEGINS: Duration = Duration::from_millis(10);
 const CHECKPOINT_ENDS: Duration = Duration::from_secs(1);
@@ -189,6 +192,12 @@ impl Tail {
     /// a read transaction is put in their way, at which they find nothing to do, until one is worth its while again.
     fn go_along(&mut self, frames: u32) -> Result<()> {
         let due = self.primary.options.checkpoint_frames;
+        let is_too_long =
+            frame_offset(FrameNo(frames).next(), self.primary.page_size()) > self.primary.options.wal_limit;
+        if is_too_long && self.last_backfill.1.elapsed() < ABANDONED {
+            self.brake.unpin();
+            return self.leave_to_writers();
+        }
         if self.brake.is_pinned() && frames.saturating_sub(self.last_backfill.0) < due {
             return Ok(());
         }
@@ -199,6 +208,21 @@ impl Tail {
             Waited::InVain if self.last_backfill.1.elapsed() >= ABANDONED => self.checkpoint(frames),
             Waited::InVain => Ok(()),
         }
+    }
+
+    /// Lets go of the WAL until its writers have restarted it. Nobody else has the core meanwhile.
+    fn leave_to_writers(&self) -> Result<()> {
+        let mut core = self.primary.lock_core();
+        self.primary.look(&mut core)?;
+        if core.seen().mark.last.0 < self.primary.options.checkpoint_frames {
+            return Ok(());
+        }
+        core.let_go()?;
+        let began = Instant::now();
+        while !core.was_restarted()? && began.elapsed() < UNWATCHED {
+            std::thread::sleep(LOOK);
+        }
+        self.primary.look(&mut core).map(drop)
     }
 
     /// A writer that commits without a pause checkpoints in between, and goes on microseconds later. That is when it must be

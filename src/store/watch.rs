@@ -12,7 +12,9 @@
 //! Going from the first to the second is only allowed once every frame was seen; going back is always.
 
 use super::walindex::{self, State};
-use crate::base::Result;
+use std::time::Instant;
+
+use crate::base::{Error, Kind, Result, limits};
 use crate::format::walindex::{AT_READ_MARKS, Header, MARK_UNUSED, READ_MARKS, lock};
 use crate::sqlite::{Connection, LockMode};
 
@@ -27,6 +29,8 @@ enum Hold {
     Slot(i32),
     /// Read lock 0, with others.
     Zero,
+    /// Nothing: the WAL can be restarted any number of times.
+    Nothing,
     /// A read transaction of SQLite's, since every slot was in use. Its mark keeps checkpoints from going on, as that of any
     /// reader does, until a slot is free.
     Reader,
@@ -35,11 +39,29 @@ enum Hold {
 impl Watch {
     /// Takes hold. The connection must have read the database in WAL mode and be in no transaction.
     pub fn begin(connection: &Connection) -> Result<Watch> {
-        if let Some(slot) = take_slot(connection)? {
-            return Ok(Watch { held: Hold::Slot(slot) });
+        let deadline = Instant::now() + limits::LOCK_PATIENCE;
+        loop {
+            if let Some(slot) = take_slot(connection)? {
+                return Ok(Watch { held: Hold::Slot(slot) });
+            }
+            // Whoever restarts the WAL has all of them for a moment. Otherwise they are readers', and one more can join.
+            connection.pin()?;
+            if !walindex::valid_state(connection)?.is_backfilled() {
+                return Ok(Watch { held: Hold::Reader });
+            }
+            // This may be read lock 0, under which the WAL can be restarted.
+            connection.unpin();
+            if Instant::now() >= deadline {
+                return Err(Error::new(
+                    Kind::Busy,
+                    format!(
+                        "litestream: {}: every read lock is in use; end other readers",
+                        connection.path().display()
+                    ),
+                ));
+            }
+            std::thread::yield_now();
         }
-        connection.pin()?;
-        Ok(Watch { held: Hold::Reader })
     }
 
     /// Whether the WAL could be restarted now if it were all in the database.
@@ -52,6 +74,10 @@ impl Watch {
         if let Hold::Slot(_) = self.held {
             return Ok(());
         }
+        if self.held == Hold::Nothing {
+            *self = Watch::begin(connection)?;
+            return Ok(());
+        }
         let Some(slot) = take_slot(connection)? else { return Ok(()) };
         match self.held {
             Hold::Zero => connection.wal_index()?.give_back(lock::read(0), LockMode::Shared)?,
@@ -59,6 +85,19 @@ impl Watch {
         }
         self.held = Hold::Slot(slot);
         Ok(())
+    }
+
+    /// Lets go altogether, until [`Watch::forbid_restart`].
+    pub fn let_go(&mut self, connection: &Connection) -> Result<()> {
+        match std::mem::replace(&mut self.held, Hold::Nothing) {
+            Hold::Slot(slot) => connection.wal_index()?.give_back(lock::read(slot), LockMode::Exclusive),
+            Hold::Zero => connection.wal_index()?.give_back(lock::read(0), LockMode::Shared),
+            Hold::Reader => {
+                connection.unpin();
+                Ok(())
+            }
+            Hold::Nothing => Ok(()),
+        }
     }
 
     /// Allows the WAL to be restarted, if all of it is in the database and `seen` is the newest commit. Whether it did.

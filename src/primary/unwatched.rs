@@ -1,0 +1,111 @@
+//! Lets the WAL be restarted while nothing holds it, and finds out afterwards what happened.
+//!
+//! A writer that never pauses restarts the WAL microseconds after its checkpoint, or not at all. The tail may miss that moment
+//! again and again, so past a limit it lets go for a short time. What it has not seen by the restart is still in the WAL file,
+//! behind the new frames, until those have come that far. Three things must fit for what was found to be all: the salts went on
+//! by one restart, the first unseen frame was not overwritten, and the commits are as many as SQLite has counted. Where they
+//! do not, every page is read and compared.
+
+use super::core::{Core, News};
+use crate::base::{FrameNo, Lsn, Pgno, Position, Result};
+use crate::format::wal::{Chain, FRAME_HEADER_SIZE, FrameHeader, Salts, WordOrder, frame_offset, frame_size};
+use crate::store::{State, valid_state};
+
+impl Core {
+    /// Lets go of the WAL, until [`Core::take_in`].
+    pub fn let_go(&mut self) -> Result<()> {
+        self.unwatched = true;
+        self.watch.let_go(&self.watcher)
+    }
+
+    /// Whether the WAL was restarted since.
+    pub fn was_restarted(&self) -> Result<bool> {
+        Ok(self.look()?.header.salts != self.seen.mark.salts)
+    }
+
+    /// Holds the WAL again, and takes in what has happened.
+    pub(super) fn take_back(&mut self) -> Result<Option<News>> {
+        self.watch.forbid_restart(&self.watcher)?;
+        let state = valid_state(&self.reader)?;
+        if state.header.salts == self.seen.mark.salts {
+            self.unwatched = false;
+            return self.follow(&state);
+        }
+        let (begins, commits) = (self.position.index + 1, state.header.change.wrapping_sub(self.seen.change));
+        let behind = self.read_behind(&state)?;
+        let position = Position::after_frame(self.position.generation, begins, state.header.last, self.page_size());
+        let news = self.advance(&state, position)?;
+        match behind {
+            Some(pages) => {
+                let begins = Lsn::new(begins, FrameNo::ZERO);
+                pages.iter().for_each(|pgno| self.map.changed_before(*pgno, begins));
+            }
+            None => {
+                let name = self.watcher.path().display();
+                log::warn!("{name}: the WAL was overwritten before all of it was seen; every page is compared");
+                self.compare_all(&state)?;
+            }
+        }
+        self.unwatched = false;
+        // A count that begins anew, after a recovery, says nothing.
+        let counted = |news: &News| if commits < u32::MAX / 2 { u64::from(commits) } else { news.commits };
+        Ok(news.map(|news| News { is_partial: true, commits: counted(&news), ..news }))
+    }
+
+    /// The pages in what was not seen of the WAL before this one. None if it is not sure that these are all.
+    fn read_behind(&self, state: &State) -> Result<Option<Vec<Pgno>>> {
+        let (seen, now) = (self.seen, &state.header);
+        if now.salts.0 != seen.mark.salts.0.wrapping_add(1) || self.is_overwritten(now.salts)? {
+            return Ok(None);
+        }
+        let (pages, commits) = self.read_chain(now.order)?;
+        let commits = commits.wrapping_add(self.count_commits(now.last)?);
+        let complete = commits == now.change.wrapping_sub(seen.change) && !self.is_overwritten(now.salts)?;
+        Ok(complete.then_some(pages))
+    }
+
+    /// Whether the place after the last frame seen holds a frame of the WAL with these salts. They are written in order, so if it
+    /// does not, none behind it was overwritten.
+    fn is_overwritten(&self, by: Salts) -> Result<bool> {
+        Ok(self.frame_header(self.seen.mark.last.next())?.salts == by)
+    }
+
+    /// The pages of committed frames that follow the last one seen, as their checksums say, and how many commits they are.
+    fn read_chain(&self, order: WordOrder) -> Result<(Vec<Pgno>, u32)> {
+        let mark = self.seen.mark;
+        let mut chain = Chain::resume(order, mark.salts, mark.checksum);
+        let (mut pages, mut commits) = (Vec::new(), 0u32);
+        let (mut frame, mut bytes) = (mark.last.next(), vec![0; frame_size(self.page_size()) as usize]);
+        let mut uncommitted = Vec::new();
+        loop {
+            self.watcher.wal()?.read(frame_offset(frame, self.page_size()), &mut bytes)?;
+            let Some((head, page)) = bytes.split_at_checked(FRAME_HEADER_SIZE) else { break };
+            if !chain.accept(head, page) {
+                break;
+            }
+            let head = FrameHeader::decode(head)?;
+            uncommitted.push(Pgno::new(head.pgno)?);
+            if head.commit > 0 {
+                commits = commits.wrapping_add(1);
+                pages.append(&mut uncommitted);
+            }
+            frame = frame.next();
+        }
+        Ok((pages, commits))
+    }
+
+    /// Commits in the WAL up to frame `last`.
+    fn count_commits(&self, last: FrameNo) -> Result<u32> {
+        let mut commits = 0;
+        for frame in (1..=last.0).map(FrameNo) {
+            commits += u32::from(self.frame_header(frame)?.commit > 0);
+        }
+        Ok(commits)
+    }
+
+    fn frame_header(&self, frame: FrameNo) -> Result<FrameHeader> {
+        let mut bytes = [0; FRAME_HEADER_SIZE];
+        self.watcher.wal()?.read(frame_offset(frame, self.page_size()), &mut bytes)?;
+        FrameHeader::decode(&bytes)
+    }
+}
