@@ -27,7 +27,7 @@ pub use compare::{
 };
 pub use db::{Sql, load, loaded, plain};
 pub use end::{End, Kind};
-pub use http::{Response, get, request};
+pub use http::{Response, get, request, request_over};
 pub use library::library;
 pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving_with, until_gives};
 pub use process::{Signal, again, finish, signal, started_again};
