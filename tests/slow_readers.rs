@@ -4,8 +4,12 @@
 mod support;
 
 use std::fs::File;
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
+use socket2::{Domain, Socket, Type};
 use support::*;
 
 const VERSION_2: &[(&str, &str)] = &[("Litestream-Stream-Version", "2")];
@@ -56,4 +60,35 @@ fn a_replica_that_stops_reading_is_dropped_and_nobody_else_notices() {
         if whole { Ok(()) } else { Err(said) }
     });
     assert_same_pages(&database, &temp.path("replica.db"));
+}
+
+#[test]
+fn a_replica_that_reads_slowly_is_not_dropped() {
+    const TIMEOUT: Duration = Duration::from_millis(1500);
+    let temp = Temp::new();
+    let options = format!("{{\"write_timeout_ms\": {}}}", TIMEOUT.as_millis());
+    let (mut primary, url) = serving_with(&temp.path("primary.db"), &options);
+    primary.run(LARGE);
+    let mut slow = request_over(narrow(address(&url)), "GET", "/stream?path=primary.db", VERSION_2);
+    assert_eq!(slow.status, 200);
+    let client = slow.client();
+    // Less than the primary's end of the connection takes in, so that each pause is felt there.
+    let mut bit = [0; 20_000];
+    let patience = format!("state, seconds > {}", (TIMEOUT * 4).as_secs_f64());
+    loop {
+        slow.read_exact(&mut bit).expect("a connection that lasts");
+        match primary.ask(&row_of(&client, &patience)).as_str() {
+            "catching up|0" => std::thread::sleep(Duration::from_millis(100)),
+            "catching up|1" => break,
+            other => panic!("a client that reads slowly is '{other}'"),
+        }
+    }
+}
+
+/// A connection on which little is under way that was not read.
+fn narrow(address: &str) -> TcpStream {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    socket.connect(&address.parse::<SocketAddr>().unwrap().into()).unwrap();
+    socket.into()
 }

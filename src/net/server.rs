@@ -35,6 +35,9 @@ use crate::sqlite::spawn;
 const HEAD: Duration = Duration::from_secs(10);
 /// How long a silent connection stays unprobed, and the pause between probes.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// Bytes that the kernel takes of a stream before it has sent those before them.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const UNSENT: u32 = 128 << 10;
 /// How long the end of a stream may take to reach a client when the server stops.
 const GRACE: Duration = Duration::from_millis(200);
 /// Pause after the system refused to accept a connection, such as for want of file descriptors.
@@ -210,6 +213,10 @@ fn tune(socket: &TcpStream, write_timeout: Duration) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let socket = SockRef::from(socket);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE.0).with_interval(KEEPALIVE.1))?;
+    // By default the kernel takes megabytes, and a third of them must be gone before it takes more: that may be more than
+    // a slow client reads within its time.
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    socket.set_tcp_notsent_lowat(UNSENT)?;
     // By default the kernel sends again for a quarter of an hour to a client that does not answer, and meanwhile takes
     // what is written to it. The option is a number of milliseconds in an int.
     #[cfg(any(target_os = "android", target_os = "linux"))]
