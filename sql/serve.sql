@@ -10,7 +10,7 @@ SELECT litestream_serve('127.0.0.1:0'); -- twice
 SELECT litestream_stop();
 
 -- Options are a JSON object.
-SELECT litestream_serve('127.0.0.1:0', '{"checkpoint_frames": 100, "wal_limit": 1000000, "heartbeat_ms": 50}');
+SELECT litestream_serve('127.0.0.1:0', '{"checkpoint_frames": 100, "wal_limit": 1000000, "heartbeat_ms": 50, "write_timeout_ms": 5000}');
 SELECT litestream_stop();
 ATTACH 'other one.db' AS other;
 PRAGMA other.journal_mode = WAL;

@@ -89,7 +89,7 @@ fn options_that_are_none_are_refused() {
             victim.assert_untouched(&format!("{call} with options {options}"));
         }
     }
-    let serve = ["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms"];
+    let serve = ["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms", "write_timeout_ms"];
     let error = primary.refused("SELECT litestream_serve('127.0.0.1:0', '{\"chekpoint_frames\": 7}')");
     assert!(error.contains("chekpoint_frames"), "{error}");
     serve.iter().for_each(|known| assert!(error.contains(known), "'{known}' is not listed: {error}"));
@@ -107,7 +107,7 @@ fn options_that_are_none_are_refused() {
             victim.assert_untouched(&format!("{call} with a timeout_ms of {value}"));
         }
     }
-    for option in ["checkpoint_frames", "wal_limit", "heartbeat_ms"] {
+    for option in ["checkpoint_frames", "wal_limit", "heartbeat_ms", "write_timeout_ms"] {
         for value in ["-1", "1.5", "\"10\"", "true"] {
             primary.refused(&format!("SELECT litestream_serve('127.0.0.1:0', '{{\"{option}\": {value}}}')"));
         }

@@ -111,6 +111,22 @@ fn stopping_one_database_leaves_the_others_on_its_address() {
 }
 
 #[test]
+fn all_that_is_served_at_an_address_has_one_write_timeout() {
+    let temp = Temp::new();
+    let (first, second) = (loaded(&temp.path("first.db")), loaded(&temp.path("second.db")));
+    first.run(NEW);
+    second.run(NEW);
+    let url: String = first.ask("SELECT litestream_serve('127.0.0.1:0', '{\"write_timeout_ms\": 7000}')");
+    let serve = |options: &str| format!("SELECT litestream_serve('{}', '{options}')", address(&url));
+    let error = second.refused(&serve("{\"write_timeout_ms\": 5000}"));
+    assert!(error.contains("write_timeout_ms") && error.contains("5000") && error.contains("7000"), "{error}");
+    for options in ["{}", "{\"write_timeout_ms\": 7000}"] {
+        second.ask::<String>(&serve(options));
+        second.ask::<String>("SELECT litestream_stop()");
+    }
+}
+
+#[test]
 fn serving_a_database_that_is_served_is_refused() {
     let temp = Temp::new();
     let (mut primary, url) = serving(&temp.path("primary.db"));

@@ -43,6 +43,9 @@ pub const HEARTBEAT: Duration = Duration::from_secs(1);
 /// How long a stream may be silent before its reader gives it up.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
+/// How long a client may take nothing of what is sent to it before it is dropped.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// First pause before a lost upstream is tried again; doubles up to [`RETRY_MAX`].
 pub const RETRY_MIN: Duration = Duration::from_millis(50);
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::options::Options;
 use super::registry::{Registry, Served, file_of};
 use super::session::Session;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, limits};
 use crate::net::Server;
 use crate::primary::{Options as Serving, Primary};
 use crate::sqlite::{Call, Host, Output};
@@ -15,7 +15,8 @@ const NAME: &str = "litestream_serve";
 /// Starts to serve the database of the calling connection. Returns its URL.
 pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Output> {
     let address = super::text(call, 0, NAME, "the address")?;
-    let mut options = Options::read(call, 1, NAME, &["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms"])?;
+    let known = ["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms", "write_timeout_ms"];
+    let mut options = Options::read(call, 1, NAME, &known)?;
     let defaults = Serving::default();
     let schema = options.text("schema", "main")?;
     let serving = Serving {
@@ -34,21 +35,36 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
             served.url
         )));
     }
-    let existing = find(&running.servers, address)?;
-    let server = match &existing {
-        Some(server) => Arc::clone(server),
-        None => Arc::new(Server::bind(address)?),
-    };
+    let (server, is_new) = server_at(address, &running.servers, &mut options)?;
     let primary = Primary::start(&path, &host.vfs(&schema)?, serving)?;
     server.add(Arc::clone(&primary))?;
     let url = server.url_of(&primary);
-    if existing.is_none() {
+    if is_new {
         running.servers.push(Arc::clone(&server));
     }
     log::info!("serving {} at {url}", path.display());
     running.served.insert(path, Served { primary: Arc::clone(&primary), server, url: url.clone() });
     install_hook(host, session, &schema, &primary)?;
     Ok(url.into())
+}
+
+/// The server that listens at `address`, and whether it began to just now. The time that clients are given to take what
+/// is sent to them is one for all that is served at an address.
+fn server_at(address: &str, servers: &[Arc<Server>], options: &mut Options) -> Result<(Arc<Server>, bool)> {
+    let existing = find(servers, address)?;
+    let given = existing.as_ref().map_or(limits::WRITE_TIMEOUT, |server| server.write_timeout());
+    let timeout = options.milliseconds("write_timeout_ms", given, 1)?;
+    match existing {
+        None => Ok((Arc::new(Server::bind(address, timeout)?), true)),
+        Some(server) if server.write_timeout() == timeout => Ok((server, false)),
+        Some(server) => Err(Error::usage(format!(
+            "{NAME}: option 'write_timeout_ms' is {}, and {} is open already with {}; leave the option out or choose another \
+             address",
+            timeout.as_millis(),
+            server.local_addr(),
+            server.write_timeout().as_millis(),
+        ))),
+    }
 }
 
 /// The server that listens at `address` already.

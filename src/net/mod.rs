@@ -16,6 +16,7 @@ mod routes;
 mod server;
 mod stream;
 mod url;
+mod write_timeout;
 
 pub use client::HttpUpstream;
 pub use server::Server;

@@ -1,5 +1,6 @@
 //! The primary's end: one listening address, one thread, all connections on its event loop.
 
+use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -17,13 +18,14 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use super::databases::Databases;
 use super::routes::{self, Client};
+use super::write_timeout::WriteTimeout;
 use super::{address, url};
 use crate::base::{Error, Result};
 use crate::primary::Primary;
@@ -31,10 +33,11 @@ use crate::sqlite::spawn;
 
 /// How long a connection may take to send the head of its request, or may do nothing between two.
 const HEAD: Duration = Duration::from_secs(10);
-/// How long a client may leave what was sent to it unread or unanswered, before it counts as gone.
-const GONE: Duration = Duration::from_secs(60);
 /// How long a silent connection stays unprobed, and the pause between probes.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+/// Bytes that the kernel takes of a stream before it has sent those before them.
+#[cfg(any(target_os = "android", target_os = "linux"))]
+const UNSENT: u32 = 128 << 10;
 /// How long the end of a stream may take to reach a client when the server stops.
 const GRACE: Duration = Duration::from_millis(200);
 /// Pause after the system refused to accept a connection, such as for want of file descriptors.
@@ -45,14 +48,16 @@ const READERS: usize = 4;
 /// One address at which databases are served. Dropping it stops it.
 pub struct Server {
     address: SocketAddr,
+    write_timeout: Duration,
     databases: Arc<Databases>,
     stop: watch::Sender<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Server {
-    /// Listens at `host:port`. Port 0 has one picked; no host is the loopback interface.
-    pub fn bind(addr: &str) -> Result<Server> {
+    /// Listens at `host:port`. Port 0 has one picked; no host is the loopback interface. A client that takes nothing of
+    /// what is sent to it for `write_timeout` is dropped.
+    pub fn bind(addr: &str, write_timeout: Duration) -> Result<Server> {
         let listener = address::bind(addr)?;
         let failed =
             |error: io::Error| Error::io(format_args!("cannot listen on '{}'", super::printable(addr)), &error);
@@ -72,13 +77,21 @@ impl Server {
         let databases = Arc::<Databases>::default();
         let router = routes::router(databases.clone());
         let (stop, stopping) = watch::channel(());
-        let thread = spawn("litestream-http", move || run(runtime, listener, router, stopping))?;
-        Ok(Server { address, databases, stop, thread: Mutex::new(Some(thread)) })
+        let thread = spawn("litestream-http", move || {
+            runtime.block_on(serve(listener, router, write_timeout, stopping));
+            runtime.shutdown_timeout(GRACE);
+        })?;
+        Ok(Server { address, write_timeout, databases, stop, thread: Mutex::new(Some(thread)) })
     }
 
     /// Where it listens, with the port that was picked.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// How long a client may take nothing of what is sent to it.
+    pub fn write_timeout(&self) -> Duration {
+        self.write_timeout
     }
 
     /// Whether `addr`, in the forms that [`Server::bind`] takes, is where this server listens. Port 0 never is.
@@ -123,12 +136,7 @@ impl Drop for Server {
     }
 }
 
-fn run(runtime: Runtime, listener: TcpListener, router: Router, stopping: watch::Receiver<()>) {
-    runtime.block_on(serve(listener, router, stopping));
-    runtime.shutdown_timeout(GRACE);
-}
-
-async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Receiver<()>) {
+async fn serve(listener: TcpListener, router: Router, write_timeout: Duration, mut stopping: watch::Receiver<()>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -136,7 +144,7 @@ async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Recei
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((socket, client)) => {
-                    connections.spawn(converse(socket, client, router.clone(), stopping.clone()));
+                    connections.spawn(converse(socket, client, router.clone(), write_timeout, stopping.clone()));
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -155,8 +163,14 @@ async fn serve(listener: TcpListener, router: Router, mut stopping: watch::Recei
 }
 
 /// Answers the requests of one connection.
-async fn converse(socket: TcpStream, client: SocketAddr, router: Router, mut stopping: watch::Receiver<()>) {
-    if let Err(error) = tune(&socket) {
+async fn converse(
+    socket: TcpStream,
+    client: SocketAddr,
+    router: Router,
+    write_timeout: Duration,
+    mut stopping: watch::Receiver<()>,
+) {
+    if let Err(error) = tune(&socket, write_timeout) {
         log::debug!("connection of {client}: {error}");
     }
     let client = Client(client.to_string());
@@ -169,7 +183,7 @@ async fn converse(socket: TcpStream, client: SocketAddr, router: Router, mut sto
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(socket), service);
+        .serve_connection(TokioIo::new(WriteTimeout::new(socket, write_timeout)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
@@ -178,19 +192,35 @@ async fn converse(socket: TcpStream, client: SocketAddr, router: Router, mut sto
             connection.await
         }
     };
-    if let Err(error) = ended {
-        log::debug!("connection of {name} ended: {error}");
+    match ended {
+        Ok(()) => {}
+        Err(error) if is_timeout(&error) => {
+            let waited = write_timeout.as_millis();
+            log::warn!("the connection of {name} was dropped: it took nothing of what was sent to it for {waited} ms");
+        }
+        Err(error) => log::debug!("connection of {name} ended: {error}"),
     }
 }
 
+/// Whether a connection ended because its client takes nothing, as [`WriteTimeout`] or the kernel found.
+fn is_timeout(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
+    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
+}
+
 /// Commits leave at once, and a client that vanished is noticed.
-fn tune(socket: &TcpStream) -> io::Result<()> {
+fn tune(socket: &TcpStream, write_timeout: Duration) -> io::Result<()> {
     socket.set_nodelay(true)?;
     let socket = SockRef::from(socket);
     socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE.0).with_interval(KEEPALIVE.1))?;
-    // By default the kernel sends again for a quarter of an hour, and waits for ever for a client that does not read.
+    // By default the kernel takes megabytes, and a third of them must be gone before it takes more: that may be more than
+    // a slow client reads within its time.
     #[cfg(any(target_os = "android", target_os = "linux"))]
-    socket.set_tcp_user_timeout(Some(GONE))?;
+    socket.set_tcp_notsent_lowat(UNSENT)?;
+    // By default the kernel sends again for a quarter of an hour to a client that does not answer, and meanwhile takes
+    // what is written to it. The option is a number of milliseconds in an int.
+    #[cfg(any(target_os = "android", target_os = "linux"))]
+    socket.set_tcp_user_timeout(Some(write_timeout.min(Duration::from_millis(i32::MAX as u64))))?;
     Ok(())
 }
 

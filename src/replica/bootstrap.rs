@@ -12,12 +12,17 @@ use crate::sqlite::{Connection, Exclusive, File};
 /// How long those who read the empty file are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// What a hole reads as.
+static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+
 /// A file being filled.
 pub(super) struct Bootstrap<'c> {
     file: File<'c>,
     size: PageSize,
     read_only: bool,
     page_one: Option<Vec<u8>>,
+    /// Up to where the file was written to, in bytes. Behind it are zeros, or nothing.
+    end: u64,
     finished: bool,
     _lock: Exclusive<'c>,
 }
@@ -37,10 +42,10 @@ impl<'c> Bootstrap<'c> {
             )
         })?;
         file.truncate(0)?;
-        Ok(Bootstrap { file, size, read_only, page_one: None, finished: false, _lock: lock })
+        Ok(Bootstrap { file, size, read_only, page_one: None, end: 0, finished: false, _lock: lock })
     }
 
-    /// Writes `images`, the consecutive pages from `first` on.
+    /// Writes `images`, the consecutive pages from `first` on. Zeros that nothing was written over yet stay a hole.
     pub fn write(&mut self, first: Pgno, images: &[u8]) -> Result<()> {
         let (offset, rest) = match images.split_at_checked(self.size.bytes()) {
             Some((page_one, rest)) if first == Pgno::ONE => {
@@ -49,7 +54,11 @@ impl<'c> Bootstrap<'c> {
             }
             _ => (first.file_offset(self.size), images),
         };
-        if rest.is_empty() { Ok(()) } else { self.file.write(offset, rest) }
+        if offset >= self.end && rest.chunks(ZEROS.len()).all(|piece| ZEROS.starts_with(piece)) {
+            return Ok(());
+        }
+        self.end = self.end.max(offset + rest.len() as u64);
+        self.file.write(offset, rest)
     }
 
     /// Makes the database of `pages` pages whole and durable.

@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 
-use super::DEADLINE;
+use super::{DEADLINE, address};
 
 /// An answer whose body is still on its way.
 pub struct Response {
@@ -22,8 +22,14 @@ pub fn get(url: &str, target: &str, headers: &[(&str, &str)]) -> Response {
 
 /// The same with another method.
 pub fn request(method: &str, url: &str, target: &str, headers: &[(&str, &str)]) -> Response {
-    let address = url.strip_prefix("http://").and_then(|rest| rest.split('/').next()).expect("an http URL");
-    let mut socket = TcpStream::connect(address).unwrap_or_else(|e| panic!("connecting to {address}: {e}"));
+    let address = address(url);
+    let socket = TcpStream::connect(address).unwrap_or_else(|e| panic!("connecting to {address}: {e}"));
+    request_over(socket, method, target, headers)
+}
+
+/// The same over a socket that is connected to the server.
+pub fn request_over(mut socket: TcpStream, method: &str, target: &str, headers: &[(&str, &str)]) -> Response {
+    let address = socket.peer_addr().expect("the other end of a socket");
     socket.set_read_timeout(Some(DEADLINE)).expect("a deadline for a socket");
     let mut head = format!("{method} {target} HTTP/1.1\r\nHost: {address}\r\n");
     headers.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
@@ -55,6 +61,11 @@ impl Response {
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// Address and port of this end.
+    pub fn client(&self) -> String {
+        self.from.get_ref().local_addr().expect("the address of a socket").to_string()
     }
 
     /// The whole body as text.

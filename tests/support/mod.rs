@@ -10,6 +10,7 @@ mod db;
 mod end;
 mod http;
 mod library;
+mod limits;
 mod pair;
 mod process;
 mod shell;
@@ -28,8 +29,9 @@ pub use compare::{
 };
 pub use db::{Sql, load, loaded, plain};
 pub use end::{End, Kind};
-pub use http::{Response, get, request};
+pub use http::{Response, get, request, request_over};
 pub use library::library;
+pub use limits::allow_open_files;
 pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving_with, until_gives};
 pub use process::{Signal, again, finish, signal, started_again};
 pub use shell::Shell;
