@@ -7,6 +7,7 @@ mod options;
 mod position;
 mod promote;
 mod registry;
+mod relay;
 mod serve;
 mod session;
 mod stop;

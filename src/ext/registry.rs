@@ -88,6 +88,9 @@ impl Registry {
         if last {
             running.servers.retain(|server| !Arc::ptr_eq(server, &served.server));
         }
+        if let Some(follower) = running.followed.get(path) {
+            follower.relay_no_more();
+        }
         drop(running);
         served.primary.stop();
         if last {
@@ -96,8 +99,11 @@ impl Registry {
         Some(served.url)
     }
 
-    /// Ends following with the database at `path`. Returns the URL followed.
+    /// Ends following with the database at `path`, and serving it on. Returns the URL followed.
     pub fn stop_following(&self, path: &Path) -> Option<String> {
+        if self.primary(path).is_some_and(|primary| primary.is_relay()) {
+            self.stop_serving(path);
+        }
         let follower = self.running().followed.remove(path)?;
         follower.stop();
         Some(follower.url().to_string())

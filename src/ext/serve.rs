@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::options::Options;
 use super::registry::{Registry, Served, file_of};
+use super::relay::Relay;
 use super::session::Session;
 use crate::base::{Error, Kind, Result, limits};
 use crate::net::Server;
@@ -26,7 +27,8 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
     };
     let host = call.host();
     let path = file_of(host, &schema, "serving")?;
-    check_servable(host, &schema, &path.display().to_string())?;
+    let relays = registry.follower(&path).is_some();
+    check_servable(host, &schema, &path.display().to_string(), relays)?;
     let mut running = registry.running();
     if let Some(served) = running.served.get(&path) {
         return Err(Error::usage(format!(
@@ -36,7 +38,15 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
         )));
     }
     let (server, is_new) = server_at(address, &running.servers, &mut options)?;
-    let primary = Primary::start(&path, &host.vfs(&schema)?, serving)?;
+    let vfs = host.vfs(&schema)?;
+    let primary = match running.followed.get(&path) {
+        None => Primary::start(&path, &vfs, serving)?,
+        Some(follower) => {
+            let start =
+                |position| Primary::relay(&path, &vfs, position, serving).map(|primary| Arc::new(Relay(primary)));
+            Arc::clone(&follower.relay_by(start)?.0)
+        }
+    };
     server.add(Arc::clone(&primary))?;
     let url = server.url_of(&primary);
     if is_new {
@@ -44,7 +54,9 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
     }
     log::info!("serving {} at {url}", path.display());
     running.served.insert(path, Served { primary: Arc::clone(&primary), server, url: url.clone() });
-    install_hook(host, session, &schema, &primary)?;
+    if !primary.is_relay() {
+        install_hook(host, session, &schema, &primary)?;
+    }
     Ok(url.into())
 }
 
@@ -77,13 +89,13 @@ fn find(servers: &[Arc<Server>], address: &str) -> Result<Option<Arc<Server>>> {
     Ok(None)
 }
 
-fn check_servable(host: Host, schema: &str, name: &str) -> Result<()> {
-    if host.is_read_only(schema)? {
+fn check_servable(host: Host, schema: &str, name: &str, relays: bool) -> Result<()> {
+    if host.is_read_only(schema)? && !relays {
         return Err(Error::new(
             Kind::ReadOnly,
             format!(
-                "litestream: {name} is read-only, opened so or a replica; serve a database opened for writing, or make a \
-                 replica one with litestream_promote() first"
+                "litestream: {name} is read-only, opened so or a replica; a replica can be served by the process that \
+                 follows with it, or made writable with litestream_promote() first"
             ),
         ));
     }

@@ -28,7 +28,7 @@ impl Table for Status {
             let status = served.primary.status();
             rows.push(Ok(vec![
                 shown(path),
-                "primary".into(),
+                if served.primary.is_relay() { "relay" } else { "primary" }.into(),
                 if status.failing { "stalled" } else { "serving" }.into(),
                 status.last_error.clone().filter(|_| status.failing).into(),
                 served.url.as_str().into(),

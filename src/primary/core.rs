@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::history::History;
 use super::page_map::PageMap;
-use crate::base::{Error, FrameNo, Generation, Lsn, PageSize, Pgno, Position, Result};
+use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result, unix_ms};
 use crate::format::page_file::Mark;
 use crate::format::wal::Salts;
 use crate::sqlite::{Connection, OpenMode, random_bytes};
@@ -53,11 +53,36 @@ pub(super) struct Core {
     pub map: PageMap,
     /// Changes after this are in the map. What a replica at an earlier position has is not known.
     pub(super) floor: Lsn,
+    /// For a database that is a replica itself: its upstream's clock when the position was reached, in ms since 1970.
+    pub(super) origin_time: Option<i64>,
 }
 
 impl Core {
     /// Begins to follow the database at `path`: where `history` ends, or in a new generation.
     pub fn open(path: &Path, vfs: &CStr, history: Option<History>) -> Result<Core> {
+        let (generation, index) = history.as_ref().map_or((new_generation(), 0), |h| (h.generation, h.index));
+        let (mut core, state) = Core::begin(path, vfs)?;
+        core.position = Position::after_frame(generation, index, state.header.last, core.page_size);
+        core.floor = core.lsn();
+        match history.and_then(|history| history.saved) {
+            Some((header, entries)) => core.go_on_from(&header, &entries, &state)?,
+            None => core.map.resize(core.seen.pages),
+        }
+        Ok(core)
+    }
+
+    /// The same for a database that is a replica, at a position of its upstream.
+    pub fn open_replica(path: &Path, vfs: &CStr, position: Position) -> Result<Core> {
+        let (mut core, _) = Core::begin(path, vfs)?;
+        core.position = position;
+        core.floor = core.lsn();
+        core.origin_time = Some(unix_ms());
+        core.map.resize(core.seen.pages);
+        Ok(core)
+    }
+
+    /// Takes hold of the database at `path`, at no position yet.
+    fn begin(path: &Path, vfs: &CStr) -> Result<(Core, State)> {
         let open = || Connection::open(path, vfs, OpenMode::Existing);
         let (watcher, reader) = (open()?, open()?);
         require_wal_mode(&watcher)?;
@@ -71,25 +96,20 @@ impl Core {
         let state = valid_state(&reader)?;
         let header = state.header;
         let mark = Mark { salts: header.salts, last: header.last, checksum: header.frame_checksum };
-        let (generation, index) = history.as_ref().map_or((new_generation(), 0), |h| (h.generation, h.index));
-        let position = Position::after_frame(generation, index, header.last, page_size);
-        let mut core = Core {
+        let pages = pages(&watcher, &state, page_size)?;
+        let core = Core {
             page_size,
-            position,
-            seen: Seen { mark, pages: 0, change: header.change },
+            position: Position { generation: Generation(0), index: 0, offset: 0 },
+            seen: Seen { mark, pages, change: header.change },
             map: PageMap::new(0, page_size),
-            floor: Lsn::new(index, header.last),
+            floor: Lsn::ZERO,
+            origin_time: None,
             watcher,
             watch,
             unwatched: false,
             reader,
         };
-        core.seen.pages = pages(&core.watcher, &state, page_size)?;
-        match history.and_then(|history| history.saved) {
-            Some((header, entries)) => core.go_on_from(&header, &entries, &state)?,
-            None => core.map.resize(core.seen.pages),
-        }
-        Ok(core)
+        Ok((core, state))
     }
 
     /// Page size of the database.
@@ -146,15 +166,17 @@ impl Core {
         if !self.is_news(state) {
             return Ok(None);
         }
-        self.watch.forbid_restart(&self.watcher)?;
-        self.advance(state, self.position_after(state.header.salts, state.header.last))
+        match self.origin_time {
+            None => self.advance(state, self.position_after(state.header.salts, state.header.last)),
+            Some(_) => self.check_restarted(state).map(|()| None),
+        }
     }
 
-    /// Takes in the commits that led to `state`, which is at `position`.
+    /// Takes in the commits that led to `state`, which is at `position`. Forbids the WAL to be restarted before all of it was seen.
     pub(super) fn advance(&mut self, state: &State, position: Position) -> Result<Option<News>> {
+        self.watch.forbid_restart(&self.watcher)?;
         let header = &state.header;
-        let restarted = position.index != self.position.index;
-        let from = if restarted || header.salts != self.seen.mark.salts { FrameNo::ZERO } else { self.seen.mark.last };
+        let from = if header.salts == self.seen.mark.salts { self.seen.mark.last } else { FrameNo::ZERO };
         if header.last < from {
             return Err(Error::corrupt(format!(
                 "litestream: {}: the WAL went back from frame {} to {}",
@@ -168,15 +190,29 @@ impl Core {
         let commits = header.change.wrapping_sub(self.seen.change).clamp(1, frames.max(1));
         let mark = Mark { salts: header.salts, last: header.last, checksum: header.frame_checksum };
         self.seen = Seen { mark, pages, change: header.change };
-        self.position = position;
+        let before = std::mem::replace(&mut self.position, position);
         self.map.resize(pages);
-        self.enter_frames(from, header.last, |frame| Lsn::new(position.index, frame))?;
-        if from == header.last && !restarted {
+        self.enter_frames(from, header.last)?;
+        if from == header.last && position == before {
             return Ok(None);
         }
         let has_unwritten = self.note_unwritten(had, pages);
         let commits = if from == header.last { 0 } else { u64::from(commits) };
         Ok(Some(News { from, to: header.last, commits, has_unwritten, is_partial: false }))
+    }
+
+    /// A replica's WAL changes by what comes from its upstream, or else it was only restarted.
+    fn check_restarted(&mut self, state: &State) -> Result<()> {
+        let header = &state.header;
+        if header.last == FrameNo::ZERO && header.change == self.seen.change {
+            self.seen.mark = Mark { salts: header.salts, last: header.last, checksum: header.frame_checksum };
+            return Ok(());
+        }
+        let name = self.watcher.path().display();
+        Err(Error::new(
+            Kind::Diverged,
+            format!("litestream: {name} was written to by somebody else while it is a replica"),
+        ))
     }
 
     /// Allows the WAL to be restarted if all of it is in the database and has been seen. Whether it did.
@@ -202,10 +238,11 @@ impl Core {
         self.watcher.wal().and_then(|wal| wal.size()).unwrap_or(0)
     }
 
-    fn enter_frames(&mut self, from: FrameNo, to: FrameNo, lsn: impl Fn(FrameNo) -> Lsn) -> Result<()> {
-        let index = self.watcher.wal_index()?;
+    fn enter_frames(&mut self, from: FrameNo, to: FrameNo) -> Result<()> {
+        let (index, end) = (self.watcher.wal_index()?, self.lsn());
         for frame in (from.next().0..=to.0).map(FrameNo) {
-            self.map.changed(page_of(&index, frame)?, lsn(frame));
+            let lsn = if self.origin_time.is_some() { end } else { Lsn::new(self.position.index, frame) };
+            self.map.changed(page_of(&index, frame)?, lsn);
         }
         Ok(())
     }

@@ -11,7 +11,7 @@ use super::catch_up::{CatchUp, Lacks};
 use super::commit_log::{CommitLog, Entry, Got};
 use super::feed2022::Resend;
 use super::replicas::Replica;
-use crate::base::{Error, Generation, Kind, Lsn, Position, Result, unix_ms};
+use crate::base::{Error, Generation, Kind, Lsn, Position, Result};
 use crate::format::checksum::PageChecksum;
 use crate::format::compression::{Compression, compress};
 use crate::format::record;
@@ -67,6 +67,8 @@ pub struct Feed {
     mode: Mode,
     /// Whether the next step compresses an entry of the log, if nobody else has by then.
     compresses_entry: bool,
+    /// How many generations the upstream of a relay had had when this began.
+    generations: u64,
 }
 
 enum Mode {
@@ -81,6 +83,10 @@ impl Primary {
     /// Opens a feed for one connection.
     pub fn open_feed(self: &Arc<Self>, mut ask: Ask) -> Result<Feed> {
         let version = if ask.version == Version::V2 { 2 } else { 1 };
+        if version == 1 && self.is_relay() {
+            return Err(Error::usage("this is a relay, which speaks version 2 only; follow its origin"));
+        }
+        let generations = self.generations();
         let replica = self.replicas.add(ask.client.clone(), version);
         let mode = match (ask.version, ask.checksums.take()) {
             (Version::V2022, _) => Mode::Resend(Box::new(Resend::new(ask.generation, ask.index))),
@@ -101,6 +107,7 @@ impl Primary {
             queue: VecDeque::new(),
             mode,
             compresses_entry: false,
+            generations,
         })
     }
 
@@ -109,8 +116,16 @@ impl Primary {
         let Some(generation) = ask.generation else { return Ok(Lacks::Everything) };
         let (index, offset) = (ask.index.unwrap_or(u64::MAX), ask.offset.unwrap_or(u64::MAX));
         let there = Position { generation, index, offset };
-        match self.lock_core().known(&there) {
+        let core = self.lock_core();
+        match core.known(&there) {
             Some(lsn) => Ok(Lacks::ChangedSince(lsn)),
+            None if self.is_relay() && there.reaches(&core.position()) == Some(true) => Err(Error::new(
+                Kind::Busy,
+                format!(
+                    "this relay is at {}, behind the replica; it must wait until it has caught up",
+                    core.position()
+                ),
+            )),
             None => Err(Error::new(
                 Kind::Diverged,
                 format!("what a replica at {there} has is not known here; it must send its checksums"),
@@ -152,7 +167,7 @@ impl Feed {
         let Mode::Live(next, _) = self.mode else { return None };
         let position = self.log().position_at(next).filter(|_| self.version == Version::V2)?;
         let mut out = Vec::new();
-        record::heartbeat(position, unix_ms(), &mut out);
+        record::heartbeat(position, self.primary.equal_at(), &mut out);
         self.replica.sent(0, 0, out.len());
         Some(Bytes::from(out))
     }
@@ -160,6 +175,9 @@ impl Feed {
     fn try_step(&mut self) -> Result<Step> {
         if let Some(step) = self.send_queued() {
             return Ok(step);
+        }
+        if !matches!(self.mode, Mode::Ended) && self.primary.generations() != self.generations {
+            return self.give_up(&Error::usage("the upstream of this relay has begun a new generation; connect again"));
         }
         if !matches!(self.mode, Mode::Ended) && self.primary.is_stopped() {
             return self.give_up(&Error::usage("the primary has stopped serving this database"));

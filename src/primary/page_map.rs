@@ -55,6 +55,11 @@ impl PageMap {
         self.unread.extend(grown);
     }
 
+    /// Takes all pages for older than everything: LSNs of another generation cannot be compared.
+    pub fn forget_changes(&mut self) {
+        self.newest.fill(Lsn::ZERO);
+    }
+
     /// Records that `lsn` changed page `pgno`. Pages beyond the end are no pages.
     pub fn changed(&mut self, pgno: Pgno, lsn: Lsn) {
         let Some(newest) = self.newest.get_mut(pgno.slot()) else { return };

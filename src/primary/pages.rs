@@ -67,7 +67,8 @@ impl Core {
     /// Appends the commit record for what has been seen, if it is known what the database sums up to. Whether it is.
     pub fn commit_record(&self, out: &mut Vec<u8>) -> bool {
         let Some(checksum) = self.map.total() else { return false };
-        let commit = record::Commit { pages: self.seen().pages, checksum, time: unix_ms() };
+        let commit =
+            record::Commit { pages: self.seen().pages, checksum, time: self.origin_time.unwrap_or_else(unix_ms) };
         commit.encode(self.position(), out);
         true
     }

@@ -11,6 +11,7 @@ use super::commit_log::{CommitLog, Entry};
 use super::core::{Core, News};
 use super::feed2022;
 use super::history::{History, Reserve};
+use super::relay::Origin;
 use super::replicas::{ReplicaRow, Replicas};
 use super::tail::{Tail, Wake};
 use crate::base::{PageSize, Position, Result, limits};
@@ -79,7 +80,15 @@ pub struct Primary {
     failing: AtomicBool,
     last_error: Mutex<Option<String>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    _lock: SidecarLock,
+    pub(super) role: Role,
+}
+
+/// What the database is.
+pub(super) enum Role {
+    /// One that is written to here, and nobody else may serve.
+    Primary(#[expect(dead_code, reason = "held until dropped")] SidecarLock),
+    /// A replica of another.
+    Relay(Origin),
 }
 
 impl Primary {
@@ -96,11 +105,20 @@ impl Primary {
             connection.pin()?;
             connection.unpin();
         }
-        let file_name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
         let reached = core.position();
-        let primary = Arc::new(Primary {
+        let primary = Arc::new(Primary::of(path, vfs, options, core, Role::Primary(lock)));
+        sidecar.show_position(&reached)?;
+        let handle = Tail::start(Arc::clone(&primary), own, sidecar, reserve)?;
+        primary.wake.set_thread(handle.thread().clone());
+        *locked(&primary.thread) = Some(handle);
+        Ok(primary)
+    }
+
+    pub(super) fn of(path: &Path, vfs: &CStr, options: Options, core: Core, role: Role) -> Primary {
+        let reached = core.position();
+        Primary {
             path: path.to_path_buf(),
-            file_name,
+            file_name: path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
             vfs: vfs.to_owned(),
             page_size: core.page_size(),
             options,
@@ -117,13 +135,8 @@ impl Primary {
             failing: AtomicBool::new(false),
             last_error: Mutex::default(),
             thread: Mutex::default(),
-            _lock: lock,
-        });
-        sidecar.show_position(&reached)?;
-        let handle = Tail::start(Arc::clone(&primary), own, sidecar, reserve)?;
-        primary.wake.set_thread(handle.thread().clone());
-        *locked(&primary.thread) = Some(handle);
-        Ok(primary)
+            role,
+        }
     }
 
     /// Name of the database file, without its folder.

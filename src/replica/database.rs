@@ -248,15 +248,20 @@ impl Database {
         self.published = None;
     }
 
-    /// Checkpoints when the WAL has grown, and starts it anew if nobody reads from it. Waits for no reader.
-    pub fn keep_wal_short(&mut self) -> Result<()> {
+    /// Checkpoints when the WAL has grown, and starts it anew if nobody reads from it. Waits for no reader. `let_go` has those of
+    /// us let go of the WAL who hold it.
+    pub fn keep_wal_short(&mut self, let_go: &mut dyn FnMut() -> Result<()>) -> Result<()> {
         let frames = self.published.map_or(0, |header| header.last.0);
         if frames < self.next_checkpoint {
             return Ok(());
         }
         self.next_checkpoint = frames.saturating_add(self.checkpoint_frames / 4 + 1);
         let done = self.connection.checkpoint()?;
-        if done.is_some_and(|done| done.frames == done.backfilled) && restart(&self.connection)? {
+        if done.is_none_or(|done| done.frames != done.backfilled) {
+            return Ok(());
+        }
+        let_go()?;
+        if restart(&self.connection)? {
             self.next_checkpoint = self.checkpoint_frames;
             if let Some(header) = &mut self.published {
                 header.last = FrameNo::ZERO;

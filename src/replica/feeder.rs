@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::Upstream;
 use super::bootstrap::Bootstrap;
 use super::database::{Content, Database, Pending};
+use super::relay::RelaySlot;
 use super::status::{Progress, State};
 use super::upstream::{Have, PageSums};
 use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result, limits};
@@ -45,6 +46,8 @@ pub(super) struct Feeder<'p> {
     pub database: Database,
     pub options: Options,
     pub progress: &'p Progress,
+    /// Who serves the replica on.
+    relay: &'p RelaySlot,
     /// Whether to give up.
     pub stop: &'p dyn Fn() -> bool,
     sidecar: Sidecar,
@@ -52,6 +55,8 @@ pub(super) struct Feeder<'p> {
     durable_at: Instant,
     durable: Option<Position>,
     same_upstream: bool,
+    /// The generation that the replica last had a position in.
+    lineage: Option<Generation>,
     /// Whether the upstream was told what pages the replica has, and sends those that differ.
     compares: bool,
     /// Whether the next commit leads there from a state that no position stands for.
@@ -81,6 +86,7 @@ impl<'p> Feeder<'p> {
         upstream: &dyn Upstream,
         options: Options,
         progress: &'p Progress,
+        relay: &'p RelaySlot,
         stop: &'p dyn Fn() -> bool,
     ) -> Result<Feeder<'p>> {
         let sidecar = Sidecar::of(path);
@@ -91,11 +97,13 @@ impl<'p> Feeder<'p> {
             database,
             options,
             progress,
+            relay,
             stop,
             position: sidecar.position(),
             sidecar,
             durable_at: Instant::now(),
             durable: None,
+            lineage: None,
             compares: false,
             replaces: false,
             distrust: None,
@@ -106,6 +114,7 @@ impl<'p> Feeder<'p> {
             _lock: lock,
         };
         feeder.check_content(path, upstream)?;
+        feeder.lineage = feeder.position.map(|position| position.generation);
         Ok(feeder)
     }
 
@@ -121,7 +130,7 @@ impl<'p> Feeder<'p> {
             }
             return Ok(Have::Position(position));
         }
-        if !self.same_upstream && !self.options.overwrite {
+        if !self.same_upstream && !self.options.overwrite && self.lineage.is_none() {
             return Err(self.belongs_to_another());
         }
         // Between here and the next durable position, what the file holds is no state that an older one speaks of.
@@ -218,7 +227,8 @@ impl<'p> Feeder<'p> {
                 "stream: changes of generation {generation}, which this replica, {here}, has no state of"
             )));
         }
-        if everything && !(known || self.same_upstream || self.options.overwrite || self.is_new()?) {
+        let related = self.same_upstream || self.lineage == Some(generation);
+        if !known && !(related || self.options.overwrite || self.is_new()?) {
             return Err(self.belongs_to_another());
         }
         self.replaces = everything || self.compares;
@@ -274,10 +284,12 @@ impl<'p> Feeder<'p> {
             self.sidecar.forget_position()?;
             self.durable = None;
         }
-        self.database.commit(pending, pages, expected, self.stop)?;
+        self.write(|database, stop| database.commit(pending, pages, expected, stop).map(drop), position, time)?;
         self.mended(count, position);
         self.arrive(position, time, 1, count);
-        self.database.keep_wal_short()?;
+        let relay = self.relay;
+        self.database
+            .keep_wal_short(&mut || relay.lock().as_ref().map_or(Ok(()), |relay| relay.feeding().allow_restart()))?;
         if std::mem::take(&mut self.replaces) { self.make_durable() } else { self.make_durable_if_due() }
     }
 
@@ -286,7 +298,7 @@ impl<'p> Feeder<'p> {
         self.database.check(pages, expected)?;
         self.belong()?;
         self.mended(0, position);
-        self.arrive(position, time, 0, 0);
+        self.stand(position, time)?;
         self.replaces = false;
         self.make_durable_if_due()
     }
@@ -299,9 +311,31 @@ impl<'p> Feeder<'p> {
         self.progress.healed(format!("{pages} pages at {position}, since {why}"));
     }
 
+    /// Writes to the database what leads to `position`. Who serves it on knows of it before anybody can look.
+    fn write(
+        &mut self,
+        write: impl FnOnce(&mut Database, &dyn Fn() -> bool) -> Result<()>,
+        position: Position,
+        time: Option<i64>,
+    ) -> Result<()> {
+        let slot = self.relay;
+        let relay = slot.lock();
+        let mut feeding = relay.as_ref().map(|relay| relay.feeding());
+        write(&mut self.database, self.stop)?;
+        feeding.as_mut().map_or(Ok(()), |feeding| feeding.reached(position, time))
+    }
+
+    /// The replica equals its upstream at `position`, without anything having been written.
+    pub fn stand(&mut self, position: Position, time: Option<i64>) -> Result<()> {
+        self.write(|_, _| Ok(()), position, time)?;
+        self.arrive(position, time, 0, 0);
+        Ok(())
+    }
+
     /// The replica equals its upstream at `position`, with `pages` pages having been applied to get there.
-    pub fn arrive(&mut self, position: Position, time: Option<i64>, commits: u64, pages: u64) {
+    fn arrive(&mut self, position: Position, time: Option<i64>, commits: u64, pages: u64) {
         self.position = Some(position);
+        self.lineage = Some(position.generation);
         self.progress.reached(position, time, commits, pages);
     }
 

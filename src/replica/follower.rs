@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::feeder::{Feeder, Options, Until};
+use super::relay::{Relay, RelaySlot};
 use super::status::{Progress, State};
 use super::{StatusRow, Upstream, stream};
 use crate::base::{Error, Kind, Position, Result, limits};
@@ -16,7 +17,8 @@ use crate::sqlite::{guarded, random_bytes, spawn};
 /// Catches the database at `path` up with `upstream`, once. Returns the position reached.
 pub fn pull(path: &Path, vfs: &CStr, upstream: &dyn Upstream, options: Options) -> Result<Position> {
     let progress = Progress::new(None);
-    let mut feeder = Feeder::open(path, vfs, upstream, options, &progress, &|| false)?;
+    let relay = RelaySlot::default();
+    let mut feeder = Feeder::open(path, vfs, upstream, options, &progress, &relay, &|| false)?;
     let ended = stream::run(&mut feeder, upstream, Until::CaughtUp);
     upstream.shutdown();
     ended?;
@@ -39,6 +41,8 @@ struct Orders {
     stop: AtomicBool,
     /// Why the replica is to be mended.
     mend: Mutex<Option<Error>>,
+    /// Who is to be told of what is written.
+    relay: RelaySlot,
     paused: Mutex<()>,
     wake: Condvar,
 }
@@ -93,6 +97,25 @@ impl Follower {
         self.progress.row()
     }
 
+    /// Begins to serve the replica on: calls `start` with its position while nothing is written to it.
+    pub fn relay_by<R: Relay + 'static>(&self, start: impl FnOnce(Position) -> Result<Arc<R>>) -> Result<Arc<R>> {
+        let mut slot = self.orders.relay.lock();
+        let Some(position) = self.progress.position() else {
+            return Err(Error::new(
+                Kind::Busy,
+                format!("litestream: {} is being mended; serve it when it has a position again", self.path.display()),
+            ));
+        };
+        let relay = start(position)?;
+        *slot = Some(Arc::<R>::clone(&relay));
+        Ok(relay)
+    }
+
+    /// Ends that.
+    pub fn relay_no_more(&self) {
+        self.orders.relay.lock().take();
+    }
+
     /// Has the replica compared with its upstream page by page, and mended, for the reason given.
     pub fn mend(&self, why: Error) {
         *self.orders.mend.lock().unwrap_or_else(PoisonError::into_inner) = Some(why);
@@ -126,7 +149,7 @@ fn run(
     orders: &Orders,
 ) -> Result<()> {
     let stopped = || orders.stop.load(Relaxed);
-    let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &stopped)?;
+    let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &orders.relay, &stopped)?;
     let mut pause = limits::RETRY_MIN;
     while !stopped() {
         let (began, at) = (Instant::now(), feeder.position());

@@ -148,7 +148,7 @@ impl Session {
             Type::Heartbeat => {
                 let time = decode_heartbeat(payload)?;
                 if self.pending.is_empty() {
-                    feeder.arrive(header.position, Some(time), 0, 0);
+                    feeder.stand(header.position, Some(time))?;
                     // A quiet moment.
                     feeder.make_durable()?;
                     feeder.count(records.bytes);

@@ -68,7 +68,7 @@ fn first_record(feeder: &mut Feeder, records: &mut Records<Pump>, until: Until) 
     if let (Until::CaughtUp, Some(position)) = (until, feeder.position())
         && !records.body().has_data_within(PAUSE)
     {
-        feeder.arrive(position, None, 0, 0);
+        feeder.stand(position, None)?;
         return Ok(None);
     }
     records.header()?.map(Some).ok_or_else(ended)
