@@ -113,7 +113,11 @@ fn a_relay_that_is_restarted_sends_no_page_that_its_followers_have() {
     let mut shell = relay_shell;
     for seed in 0..4 {
         catch_up(&mut origin, &mut leaf);
-        if seed % 2 == 0 { shell.kill() } else { assert!(shell.quit().success()) };
+        if seed % 2 == 0 {
+            shell.kill()
+        } else {
+            assert!(shell.quit().success())
+        };
         origin.run(&bank::step(seed, 9));
         let differing = count_differing(&temp.path("origin.db"), &temp.path("leaf.db"));
         (shell, _) = relay(&temp, &url, address(&relay_url));

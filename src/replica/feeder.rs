@@ -228,7 +228,7 @@ impl<'p> Feeder<'p> {
             )));
         }
         let related = self.same_upstream || self.lineage == Some(generation);
-        if !known && !(related || self.options.overwrite || self.is_new()?) {
+        if !(known || related || self.options.overwrite || self.is_new()?) {
             return Err(self.belongs_to_another());
         }
         self.replaces = everything || self.compares;

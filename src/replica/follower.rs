@@ -152,7 +152,7 @@ fn run(
     let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &orders.relay, &stopped)?;
     let mut pause = limits::RETRY_MIN;
     while !stopped() {
-        let (began, at) = (Instant::now(), feeder.position());
+        let (began, commits) = (Instant::now(), progress.commits());
         let ended = stream::run(&mut feeder, upstream, Until::Stopped);
         // What was applied is kept whatever ended the stream.
         let kept = if feeder.is_new()? { Ok(()) } else { feeder.make_durable() };
@@ -174,8 +174,7 @@ fn run(
         let state = if error.kind() == Kind::Io { State::Reconnecting } else { State::Stalled };
         log::warn!("{}: {error}", path.display());
         progress.lost(state, &error);
-        let moved = feeder.position() != at && error.kind() != Kind::Diverged;
-        let lasted = moved || began.elapsed() > limits::RETRY_MAX;
+        let lasted = progress.commits() > commits || began.elapsed() > limits::RETRY_MAX;
         pause = if lasted { limits::RETRY_MIN } else { (pause * 2).min(limits::RETRY_MAX) };
         orders.pause(jittered(pause));
     }

@@ -151,6 +151,11 @@ impl Progress {
         }
     }
 
+    /// Commits applied.
+    pub(super) fn commits(&self) -> u64 {
+        self.lock().commits
+    }
+
     /// Whether a catch-up was applied.
     pub(super) fn is_caught_up(&self) -> bool {
         self.lock().caught_up
