@@ -267,6 +267,30 @@ fn a_replica_that_reads_nothing_holds_nobody_up_and_the_wal_stays_bounded() {
 }
 
 #[test]
+fn a_snapshot_that_is_read_slowly_holds_no_wal_back() {
+    const COMMITS: u32 = 20_000;
+    let temp = Temp::new();
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 10_000, "{}");
+    primary.run("PRAGMA wal_checkpoint(TRUNCATE); CREATE TABLE t(x)");
+    let mut slow = get(&url, "/stream", &[("Litestream-Stream-Version", "2")]);
+    let writer = plain(&temp.path("primary.db"));
+    writer.run("PRAGMA synchronous = NORMAL");
+    let mut insert = writer.prepare("INSERT INTO t(x) VALUES (hex(randomblob(50)))").expect("an INSERT");
+    let (mut largest, mut part) = (0, vec![0; 64 << 10]);
+    for n in 0..COMMITS {
+        insert.execute([]).unwrap_or_else(|e| panic!("commit {n}: {e}"));
+        if n % 100 == 0 {
+            // Some 13 MB of 40 in all this time.
+            slow.read_exact(&mut part).expect("more of the snapshot");
+            largest = largest.max(std::fs::metadata(temp.path("primary.db-wal")).expect("the WAL").len() >> 20);
+        }
+    }
+    assert_eq!(primary.ask("SELECT state FROM litestream_replicas"), "catching up");
+    // All commits together are some 170 MiB of WAL.
+    assert!(largest < 60, "the WAL grew to {largest} MiB");
+}
+
+#[test]
 fn a_replica_that_reads_slowly_ends_with_the_same() {
     let temp = Temp::new();
     let (mut primary, url) = serving_bank(&temp.path("primary.db"), 2000, "{}");
