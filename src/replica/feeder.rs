@@ -8,9 +8,8 @@ use super::Upstream;
 use super::bootstrap::Bootstrap;
 use super::database::{Content, Database, Pending};
 use super::relay::RelaySlot;
-use super::status::{Progress, State};
-use super::upstream::{Have, PageSums};
-use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result, limits};
+use super::status::Progress;
+use crate::base::{Error, Generation, Kind, Lsn, PageSize, Position, Result, limits};
 use crate::format::page_file::Header;
 use crate::store::{Checksums, Sidecar, SidecarLock};
 
@@ -50,20 +49,20 @@ pub(super) struct Feeder<'p> {
     relay: &'p RelaySlot,
     /// Whether to give up.
     pub stop: &'p dyn Fn() -> bool,
-    sidecar: Sidecar,
-    position: Option<Position>,
+    pub(super) sidecar: Sidecar,
+    pub(super) position: Option<Position>,
     durable_at: Instant,
     durable: Option<Position>,
-    same_upstream: bool,
+    pub(super) same_upstream: bool,
     /// The generation that the replica last had a position in.
-    lineage: Option<Generation>,
+    pub(super) lineage: Option<Generation>,
     /// Whether the upstream was told what pages the replica has, and sends those that differ.
-    compares: bool,
+    pub(super) compares: bool,
     /// Whether the next commit leads there from a state that no position stands for.
-    replaces: bool,
+    pub(super) replaces: bool,
     /// Why the content is not trusted, until it is mended.
-    distrust: Option<Error>,
-    mended_at: Option<Instant>,
+    pub(super) distrust: Option<Error>,
+    pub(super) mended_at: Option<Instant>,
     known_url: Option<String>,
     url: String,
     _lock: SidecarLock,
@@ -116,56 +115,6 @@ impl<'p> Feeder<'p> {
         feeder.check_content(path, upstream)?;
         feeder.lineage = feeder.position.map(|position| position.generation);
         Ok(feeder)
-    }
-
-    /// What the replica has. Reads all of it unless it is known what it sums up to.
-    pub fn have(&mut self) -> Result<Have> {
-        self.compares = false;
-        if self.is_new()? {
-            return Ok(Have::Nothing);
-        }
-        if let Some(position) = self.position {
-            if self.database.checksums().is_none() && !self.load_checksums()? {
-                self.database.read_checksums()?;
-            }
-            return Ok(Have::Position(position));
-        }
-        if !self.same_upstream && !self.options.overwrite && self.lineage.is_none() {
-            return Err(self.belongs_to_another());
-        }
-        // Between here and the next durable position, what the file holds is no state that an older one speaks of.
-        self.forget_position()?;
-        self.compares = true;
-        let why = self.distrust.as_ref().map_or("a state that is not known", |_| "a state that is not the upstream's");
-        self.progress.set_state(State::CatchingUp, Some(format!("from {why}, page by page")));
-        let page_size = self.database.page_size()?;
-        Ok(Have::Pages(PageSums::of(self.database.read_checksums()?, page_size)))
-    }
-
-    /// What the pages sum up to, as the run before left it, if nothing was written since.
-    fn load_checksums(&mut self) -> Result<bool> {
-        let Some((header, entries)) = self.sidecar.pages() else { return Ok(false) };
-        let mark = self.database.mark()?;
-        // An empty WAL is no proof: it may have been removed.
-        if header.mark != mark || mark.last == FrameNo::ZERO || header.page_size != self.database.page_size()? {
-            return Ok(false);
-        }
-        let mut checksums = Checksums::new(header.pages, header.page_size);
-        for (n, (_, checksum)) in (1..).zip(entries) {
-            checksums.set(Pgno::new(n)?, checksum);
-        }
-        let complete = checksums.total().is_some();
-        self.database.set_checksums(Some(checksums).filter(|_| complete));
-        Ok(complete)
-    }
-
-    /// What the replica holds is not what it should be, for the reason given: it is compared with the upstream next. Whether
-    /// that is worth doing at once, and was not just done.
-    pub fn distrust(&mut self, why: Error) -> Result<bool> {
-        self.forget_position()?;
-        self.database.set_checksums(None);
-        self.distrust = Some(why);
-        Ok(!self.compares && self.mended_at.is_none_or(|at| at.elapsed() > limits::RETRY_MAX))
     }
 
     /// Ends feeding: what is known is kept for the next run.
@@ -237,7 +186,7 @@ impl<'p> Feeder<'p> {
         if known || self.is_new()? { self.belong() } else { Ok(()) }
     }
 
-    fn belongs_to_another(&self) -> Error {
+    pub(super) fn belongs_to_another(&self) -> Error {
         let name = self.database.connection.path().display();
         let owner = self.known_url.as_deref().unwrap_or("another upstream");
         Error::new(
@@ -257,16 +206,6 @@ impl<'p> Feeder<'p> {
             self.same_upstream = true;
         }
         Ok(())
-    }
-
-    /// Adds page 1 to a commit that takes a database over as it is, if only the read-only mark of it is not as it should be:
-    /// checksums do not tell.
-    pub fn add_mark(&mut self, pending: &mut Pending) -> Result<()> {
-        if !self.replaces || self.database.is_read_only()? == self.read_only() || pending.has(Pgno::ONE) {
-            return Ok(());
-        }
-        let page_one = self.database.page_one()?;
-        self.database.put(pending, Pgno::ONE, &page_one, self.stop)
     }
 
     /// Applies a commit that leads to `pages` pages and `position`, if the database sums up to `expected` then.
@@ -301,14 +240,6 @@ impl<'p> Feeder<'p> {
         self.stand(position, time)?;
         self.replaces = false;
         self.make_durable_if_due()
-    }
-
-    fn mended(&mut self, pages: u64, position: Position) {
-        self.compares = false;
-        let Some(why) = self.distrust.take() else { return };
-        log::warn!("{}: {pages} pages mended: {why}", self.database.connection.path().display());
-        self.mended_at = Some(Instant::now());
-        self.progress.healed(format!("{pages} pages at {position}, since {why}"));
     }
 
     /// Writes to the database what leads to `position`. Who serves it on knows of it before anybody can look.
@@ -384,7 +315,7 @@ impl<'p> Feeder<'p> {
     }
 
     /// What the database holds is no state of the upstream any more.
-    fn forget_position(&mut self) -> Result<()> {
+    pub(super) fn forget_position(&mut self) -> Result<()> {
         self.position = None;
         self.durable = None;
         self.progress.lost_position();

@@ -21,6 +21,7 @@ mod session2022;
 mod stage;
 mod status;
 mod stream;
+mod trust;
 mod upstream;
 mod verify;
 

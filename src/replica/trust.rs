@@ -1,0 +1,81 @@
+//! What a replica has, as far as it is known, and what is done when it is not what it should be.
+
+use std::time::Instant;
+
+use super::database::Pending;
+use super::feeder::Feeder;
+use super::status::State;
+use super::upstream::{Have, PageSums};
+use crate::base::{Error, FrameNo, Pgno, Position, Result, limits};
+use crate::store::Checksums;
+
+impl Feeder<'_> {
+    /// What the replica has. Reads all of it unless it is known what it sums up to.
+    pub fn have(&mut self) -> Result<Have> {
+        self.compares = false;
+        if self.is_new()? {
+            return Ok(Have::Nothing);
+        }
+        if let Some(position) = self.position {
+            if self.database.checksums().is_none() && !self.load_checksums()? {
+                self.database.read_checksums()?;
+            }
+            return Ok(Have::Position(position));
+        }
+        if !self.same_upstream && !self.options.overwrite && self.lineage.is_none() {
+            return Err(self.belongs_to_another());
+        }
+        // Between here and the next durable position, what the file holds is no state that an older one speaks of.
+        self.forget_position()?;
+        self.compares = true;
+        let why = self.distrust.as_ref().map_or("a state that is not known", |_| "a state that is not the upstream's");
+        self.progress.set_state(State::CatchingUp, Some(format!("from {why}, page by page")));
+        let page_size = self.database.page_size()?;
+        Ok(Have::Pages(PageSums::of(self.database.read_checksums()?, page_size)))
+    }
+
+    /// What the pages sum up to, as the run before left it, if nothing was written since.
+    fn load_checksums(&mut self) -> Result<bool> {
+        let Some((header, entries)) = self.sidecar.pages() else { return Ok(false) };
+        let mark = self.database.mark()?;
+        // An empty WAL is no proof: it may have been removed.
+        if header.mark != mark || mark.last == FrameNo::ZERO || header.page_size != self.database.page_size()? {
+            return Ok(false);
+        }
+        let mut checksums = Checksums::new(header.pages, header.page_size);
+        for (n, (_, checksum)) in (1..).zip(entries) {
+            checksums.set(Pgno::new(n)?, checksum);
+        }
+        let complete = checksums.total().is_some();
+        self.database.set_checksums(Some(checksums).filter(|_| complete));
+        Ok(complete)
+    }
+
+    /// What the replica holds is not what it should be, for the reason given: it is compared with the upstream next. Whether
+    /// that is worth doing at once, and was not just done.
+    pub fn distrust(&mut self, why: Error) -> Result<bool> {
+        self.forget_position()?;
+        self.database.set_checksums(None);
+        self.distrust = Some(why);
+        Ok(!self.compares && self.mended_at.is_none_or(|at| at.elapsed() > limits::RETRY_MAX))
+    }
+
+    /// Adds page 1 to a commit that takes a database over as it is, if only the read-only mark of it is not as it should be:
+    /// checksums do not tell.
+    pub fn add_mark(&mut self, pending: &mut Pending) -> Result<()> {
+        if !self.replaces || self.database.is_read_only()? == self.read_only() || pending.has(Pgno::ONE) {
+            return Ok(());
+        }
+        let page_one = self.database.page_one()?;
+        self.database.put(pending, Pgno::ONE, &page_one, self.stop)
+    }
+
+    /// What came led to `position`, a state of the upstream's.
+    pub(super) fn mended(&mut self, pages: u64, position: Position) {
+        self.compares = false;
+        let Some(why) = self.distrust.take() else { return };
+        log::warn!("{}: {pages} pages mended: {why}", self.database.connection.path().display());
+        self.mended_at = Some(Instant::now());
+        self.progress.healed(format!("{pages} pages at {position}, since {why}"));
+    }
+}
