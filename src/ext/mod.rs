@@ -17,7 +17,7 @@ mod verify;
 use std::sync::{Arc, Weak};
 
 use crate::base::{Error, Kind, Result};
-use crate::sqlite::{Call, Host, Output, Value, define_function, define_table, version};
+use crate::sqlite::{Call, Host, Output, Value, define_function, define_table};
 use registry::{Registry, registry};
 use session::Session;
 
@@ -94,9 +94,4 @@ fn blob<'a>(call: &Call<'a>, i: usize, function: &str, what: &str) -> Result<&'a
 
 fn mismatch(function: &str, what: &str, expected: &str, found: &Value) -> Error {
     Error::new(Kind::Mismatch, format!("{function}: {what} is {}, expected {expected}", found.type_name()))
-}
-
-/// Version of the SQLite in use.
-fn sqlite_version() -> String {
-    version().0
 }

@@ -22,7 +22,7 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
     let schema = options.text("schema", "main")?;
     let serving = Serving {
         checkpoint_frames: options.frames("checkpoint_frames", defaults.checkpoint_frames)?,
-        wal_limit: options.number("wal_limit", defaults.wal_limit, 1)?,
+        wal_limit: options.number("wal_limit", defaults.wal_limit, 0)?,
         heartbeat: options.milliseconds("heartbeat_ms", defaults.heartbeat, 1)?,
     };
     let host = call.host();

@@ -4,9 +4,8 @@ use std::ffi::c_int;
 use std::path::Path;
 
 use super::registry::registry;
-use super::sqlite_version;
 use crate::base::{Error, Kind, Position, Result};
-use crate::sqlite::{Cells, Output, Table, Value};
+use crate::sqlite::{Cells, Output, Table, Value, has_wal_reset_bug, version};
 use crate::store::LogFile;
 
 type Rows = Box<dyn Iterator<Item = Result<Cells>>>;
@@ -18,11 +17,13 @@ impl Table for Status {
     const NAME: &'static str = "litestream_status";
     const COLUMNS: &'static str = "database TEXT, role TEXT, state TEXT, reason TEXT, url TEXT, position TEXT, lag REAL, \
         replicas INTEGER, commits INTEGER, pages INTEGER, bytes INTEGER, reconnects INTEGER, heals INTEGER, healed TEXT, last_error TEXT, \
-        wal_bytes INTEGER, sqlite_version TEXT";
+        wal_bytes INTEGER, sqlite_version TEXT, wal_reset_bug INTEGER";
     const ARGUMENT: Option<c_int> = None;
 
     fn rows(_: Value<'_>) -> Result<Rows> {
         let running = registry()?.running();
+        let (sqlite, number) = version();
+        let wal_reset_bug = u64::from(has_wal_reset_bug(number));
         let mut rows: Vec<Result<Cells>> = Vec::new();
         for (path, served) in &running.served {
             let status = served.primary.status();
@@ -43,7 +44,8 @@ impl Table for Status {
                 Output::Null,
                 status.last_error.into(),
                 status.wal_bytes.into(),
-                sqlite_version().into(),
+                sqlite.as_str().into(),
+                wal_reset_bug.into(),
             ]));
         }
         for (path, follower) in &running.followed {
@@ -65,7 +67,8 @@ impl Table for Status {
                 status.healed.into(),
                 status.last_error.into(),
                 status.wal_bytes.into(),
-                sqlite_version().into(),
+                sqlite.as_str().into(),
+                wal_reset_bug.into(),
             ]));
         }
         Ok(Box::new(rows.into_iter()))

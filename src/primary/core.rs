@@ -164,7 +164,7 @@ impl Core {
     /// The same, for a WAL that was held all the time.
     pub(super) fn follow(&mut self, state: &State) -> Result<Option<News>> {
         if !self.is_news(state) {
-            return Ok(None);
+            return self.watch.settle(&self.watcher).map(|()| None);
         }
         match self.origin_time {
             None => self.advance(state, self.position_after(state.header.salts, state.header.last)),

@@ -23,7 +23,7 @@ use crate::store::{Sidecar, SidecarLock};
 pub struct Options {
     /// WAL size at which it is checkpointed, in frames.
     pub checkpoint_frames: u32,
-    /// WAL size in bytes past which writers that never pause are let restart it unwatched.
+    /// WAL size in bytes past which writers that never pause are let restart it unwatched; 0 for never.
     pub wal_limit: u64,
     /// How often an idle stream shows that it is alive.
     pub heartbeat: Duration,

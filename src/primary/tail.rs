@@ -192,8 +192,8 @@ impl Tail {
     /// a read transaction is put in their way, at which they find nothing to do, until one is worth its while again.
     fn go_along(&mut self, frames: u32) -> Result<()> {
         let due = self.primary.options.checkpoint_frames;
-        let is_too_long =
-            frame_offset(FrameNo(frames).next(), self.primary.page_size()) > self.primary.options.wal_limit;
+        let (limit, size) = (self.primary.options.wal_limit, self.primary.page_size());
+        let is_too_long = limit > 0 && frame_offset(FrameNo(frames).next(), size) > limit;
         if is_too_long && self.last_backfill.1.elapsed() < ABANDONED {
             self.brake.unpin();
             return self.leave_to_writers();

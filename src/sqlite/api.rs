@@ -73,6 +73,14 @@ pub fn version() -> (String, c_int) {
     }
 }
 
+/// Whether SQLite of this version number (3.40.1 is 3040001) has the WAL-reset bug: a checkpoint that begins while a writer
+/// restarts the WAL can take what is written next for what is in the database already
+/// (<https://www.sqlite.org/wal.html#walresetbug>).
+pub fn has_wal_reset_bug(version: c_int) -> bool {
+    let mended = (3_044_006..3_045_000).contains(&version) || (3_050_007..3_051_000).contains(&version);
+    (3_007_000..3_051_003).contains(&version) && !mended
+}
+
 /// Fills `out` from SQLite's random number generator.
 pub fn random_bytes<const N: usize>() -> [u8; N] {
     let mut out = [0; N];
@@ -104,4 +112,19 @@ pub(super) fn failure(what: impl std::fmt::Display, code: c_int, message: Option
     // A primary code reaches SQL beside the message anyway; an extended one would be lost.
     let extended = if code > 0xff { format!(" (SQLite code {code})") } else { String::new() };
     Error::new(kind, format!("{what}: {text}{extended}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_wal_reset_bug;
+
+    #[test]
+    fn the_versions_with_the_wal_reset_bug_are_known() {
+        for version in [3_007_000, 3_040_001, 3_044_005, 3_045_000, 3_050_006, 3_051_000, 3_051_002] {
+            assert!(has_wal_reset_bug(version), "{version}");
+        }
+        for version in [3_006_023, 3_044_006, 3_050_007, 3_051_003, 3_053_000] {
+            assert!(!has_wal_reset_bug(version), "{version}");
+        }
+    }
 }

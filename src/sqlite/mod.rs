@@ -16,7 +16,7 @@ mod shm;
 mod table;
 mod value;
 
-pub use api::{install, log_to_sqlite, random_bytes, version};
+pub use api::{has_wal_reset_bug, install, log_to_sqlite, random_bytes, version};
 pub use connection::{Checkpointed, Connection, OpenMode};
 pub use entry::enter;
 pub use file::{Exclusive, File};

@@ -9,14 +9,24 @@
 //!   that lock for itself, so frames written from then on stay out of the database, and the WAL that has them cannot be
 //!   restarted a second time.
 //!
-//! Going from the first to the second is only allowed once every frame was seen; going back is always.
+//! Going from the first to the second is only allowed once every frame was seen. Going back is always, with care for one thing: a
+//! checkpoint that read the wal-index header before the WAL was restarted, and has not got read lock 0 yet, would take what is
+//! written now for what it was about to copy (the WAL-reset bug of SQLite up to 3.51.2,
+//! <https://www.sqlite.org/wal.html#walresetbug>). It has the checkpoint lock all that time. So read lock 0 is kept, with the
+//! other, until that lock was free once: whoever begins a checkpoint later sees the new header. Not for long, though: a
+//! checkpoint that keeps writers out (FULL, RESTART, TRUNCATE) cannot have an old header, and waits for read lock 0.
+
+use std::time::{Duration, Instant};
 
 use super::walindex::{self, State};
-use std::time::Instant;
-
 use crate::base::{Error, Kind, Result, limits};
 use crate::format::walindex::{AT_READ_MARKS, Header, MARK_UNUSED, READ_MARKS, lock};
 use crate::sqlite::{Connection, LockMode};
+
+/// How often the checkpoint lock is tried at once. Those who checkpoint again and again leave it free for moments.
+const TRIES: u32 = 100;
+/// After this long without a commit, a checkpoint that is under way is taken for one that keeps writers out.
+const QUIET: Duration = Duration::from_millis(2);
 
 /// A hold on the WAL of one connection. The connection is used for nothing else that takes locks.
 pub struct Watch {
@@ -29,6 +39,8 @@ enum Hold {
     Slot(i32),
     /// Read lock 0, with others.
     Zero,
+    /// Both, until no checkpoint is under way that began before the WAL was restarted. Since when nothing was committed.
+    Both(i32, Instant),
     /// Nothing: the WAL can be restarted any number of times.
     Nothing,
     /// A read transaction of SQLite's, since every slot was in use. Its mark keeps checkpoints from going on, as that of any
@@ -71,19 +83,41 @@ impl Watch {
 
     /// Allows no restart any more. Whatever has been written since [`Watch::allow_restart`] is still there.
     pub fn forbid_restart(&mut self, connection: &Connection) -> Result<()> {
-        if let Hold::Slot(_) = self.held {
-            return Ok(());
+        match self.held {
+            Hold::Slot(_) => return Ok(()),
+            Hold::Both(slot, _) => {
+                self.held = Hold::Both(slot, Instant::now());
+                return self.settle(connection);
+            }
+            _ => {}
         }
         if self.held == Hold::Nothing {
             *self = Watch::begin(connection)?;
             return Ok(());
         }
-        let Some(slot) = take_slot(connection)? else { return Ok(()) };
-        match self.held {
-            Hold::Zero => connection.wal_index()?.give_back(lock::read(0), LockMode::Shared)?,
-            _ => connection.unpin(),
+        self.held = match (self.held, take_slot(connection)?) {
+            (held, None) => held,
+            (Hold::Zero, Some(slot)) => Hold::Both(slot, Instant::now()),
+            (_, Some(slot)) => {
+                connection.unpin();
+                Hold::Slot(slot)
+            }
+        };
+        self.settle(connection)
+    }
+
+    /// Gives read lock 0 back as soon as it is safe. Until then nothing more gets into the database.
+    pub fn settle(&mut self, connection: &Connection) -> Result<()> {
+        let Hold::Both(slot, since) = self.held else { return Ok(()) };
+        let index = connection.wal_index()?;
+        let mut is_free = since.elapsed() > QUIET;
+        for _ in 0..TRIES {
+            is_free = is_free || index.try_lock(lock::CHECKPOINT, 1)?.is_some();
         }
-        self.held = Hold::Slot(slot);
+        if is_free {
+            index.give_back(lock::read(0), LockMode::Shared)?;
+            self.held = Hold::Slot(slot);
+        }
         Ok(())
     }
 
@@ -92,6 +126,10 @@ impl Watch {
         match std::mem::replace(&mut self.held, Hold::Nothing) {
             Hold::Slot(slot) => connection.wal_index()?.give_back(lock::read(slot), LockMode::Exclusive),
             Hold::Zero => connection.wal_index()?.give_back(lock::read(0), LockMode::Shared),
+            Hold::Both(slot, _) => {
+                connection.wal_index()?.give_back(lock::read(0), LockMode::Shared)?;
+                connection.wal_index()?.give_back(lock::read(slot), LockMode::Exclusive)
+            }
             Hold::Reader => {
                 connection.unpin();
                 Ok(())
