@@ -7,7 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::feeder::{Feeder, Options, Until};
+use super::feeder::{Doubted, Feeder, Options, Until};
 use super::relay::{Relay, RelaySlot};
 use super::status::{Progress, State};
 use super::{StatusRow, Upstream, stream};
@@ -160,7 +160,7 @@ fn run(
             return kept.and_then(|()| feeder.end());
         }
         if let Some(why) = orders.take_mend() {
-            feeder.distrust(why)?;
+            feeder.distrust(Doubted::Content, why)?;
             continue;
         }
         let error = ended.and(kept).err().unwrap_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it"));
