@@ -1,10 +1,14 @@
-//! The four measurements. Each file holds one: the part that the bench does, and what its workers do on request.
+//! The measurements. Each file holds one: the part that the bench does, and what its workers do on request.
 
 mod apply;
+mod catchup;
 mod commits;
+mod files;
 mod lag;
+mod map;
 mod replication;
 mod snapshot;
+mod startup;
 mod watch;
 
 use std::path::PathBuf;
@@ -31,8 +35,14 @@ pub struct Bench {
 pub type Take = fn(&mut Bench) -> Result<()>;
 
 /// All measurements by the names that `--only` takes.
-pub const ALL: [(&str, Take); 4] =
-    [("apply", apply::take), ("snapshot", snapshot::take), ("lag", lag::take), ("commits", commits::take)];
+pub const ALL: [(&str, Take); 6] = [
+    ("apply", apply::take),
+    ("snapshot", snapshot::take),
+    ("catchup", catchup::take),
+    ("lag", lag::take),
+    ("commits", commits::take),
+    ("map", map::take),
+];
 
 /// Answers in a worker the requests that belong to one measurement.
 pub fn obey(name: &str, request: &Value, connection: &mut Connection) -> Result<Value> {
@@ -42,6 +52,11 @@ pub fn obey(name: &str, request: &Value, connection: &mut Connection) -> Result<
         "write" => apply::write(request),
         "commit at a pace" => lag::commit_at_a_pace(request, connection),
         "commit flat out" => commits::commit_flat_out(request, connection),
+        "change rows" => catchup::change_rows(request, connection),
+        "hash" => catchup::hash(request),
+        "hash and copy" => catchup::hash_and_copy(request),
+        "change flat out" => map::change_flat_out(request, connection),
+        "hash pages" => Ok(map::hash_pages()),
         "watch" => watch::watch(request, connection),
         _ => Err(format!("unknown request {name}").into()),
     }

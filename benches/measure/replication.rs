@@ -101,8 +101,19 @@ impl Processes {
 
 /// Starts a process that serves the database, and tells the URL.
 pub fn serve(database: &Path, library: &Path) -> Result<(Worker, String)> {
+    serve_at("127.0.0.1:0", database, library)
+}
+
+/// The same, at an address.
+pub fn serve_at(address: &str, database: &Path, library: &Path) -> Result<(Worker, String)> {
     let mut worker = Worker::open_with(database, library)?;
-    let row = worker.sql("SELECT litestream_serve('127.0.0.1:0')")?;
+    let row = worker.sql(&format!("SELECT litestream_serve('{address}')"))?;
     let url = text(&json!({"url": row.get(0)}), "url")?;
     Ok((worker, url))
+}
+
+/// The address in a URL, host and port.
+pub fn address_of(url: &str) -> Result<String> {
+    let rest = url.strip_prefix("http://").ok_or("a URL that does not begin with http://")?;
+    Ok(rest.split('/').next().unwrap_or(rest).to_owned())
 }

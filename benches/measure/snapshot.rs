@@ -1,20 +1,18 @@
 //! A whole database into a new replica over loopback, beside `cp` and fsync of the same file.
 
 use std::fs::{self, File};
-use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::json;
 
 use super::replication::serve;
-use super::{Bench, wal_of};
+use super::{Bench, files};
 use crate::support::stats::ratios;
 use crate::support::table::{Goal, Unit};
 use crate::support::worker::{Worker, number};
-use crate::support::{Result, clock, db};
+use crate::support::{Result, clock};
 
-const PAGE: u64 = 4096;
 /// What must be equal on both sides.
 const CONTENT: &str = "SELECT count(*), sum(id), sum(length(content)) FROM row";
 
@@ -33,7 +31,8 @@ struct Figures {
 
 /// Takes the measurement.
 pub fn take(bench: &mut Bench) -> Result<()> {
-    let source = fill(bench)?;
+    let source = bench.scratch.fresh("source")?.join("app.db");
+    files::fill(&source, bench.options.size)?;
     let mut figures = Figures::default();
     for run in 0..bench.options.runs {
         // By turns one is the first, in case the disk is still busy with what came before.
@@ -49,24 +48,9 @@ pub fn take(bench: &mut Bench) -> Result<()> {
     Ok(())
 }
 
-/// Makes the database: a row of random bytes to each page, so that compression gains nothing.
-fn fill(bench: &Bench) -> Result<PathBuf> {
-    let source = bench.scratch.fresh("source")?.join("app.db");
-    let connection = db::open(&source)?;
-    connection.execute_batch("PRAGMA journal_mode = off; PRAGMA synchronous = off")?;
-    connection.execute_batch("CREATE TABLE row(id INTEGER PRIMARY KEY, content BLOB NOT NULL)")?;
-    connection.execute(
-        "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < ?1)
-         INSERT INTO row SELECT i, randomblob(3900) FROM n",
-        [(bench.options.size / PAGE) as i64],
-    )?;
-    connection.execute_batch("PRAGMA journal_mode = wal")?;
-    Ok(source)
-}
-
 fn copy(bench: &Bench, source: &Path, figures: &mut Figures) -> Result<()> {
     let copy = bench.scratch.fresh("snapshot")?.join("copy.db");
-    warm(source)?;
+    files::warm(source)?;
     let began = clock::monotonic_ns();
     let copied = Command::new("cp").args(PLAIN_COPY).arg(source).arg(&copy).status()?;
     File::open(&copy)?.sync_all()?;
@@ -79,13 +63,13 @@ const PLAIN_COPY: &[&str] = if cfg!(target_os = "linux") { &["--reflink=never"] 
 
 fn pull(bench: &Bench, source: &Path, figures: &mut Figures) -> Result<()> {
     let replica = bench.scratch.fresh("snapshot")?.join("replica.db");
-    warm(source)?;
+    files::warm(source)?;
     let began = clock::monotonic_ns();
     let (mut primary, url) = serve(source, &bench.options.library)?;
     figures.serve_ns.push((clock::monotonic_ns() - began) as f64);
     let mut puller = Worker::open_with(&replica, &bench.options.library)?;
-    let idle = [resident(&mut primary, "memory")?, resident(&mut puller, "memory")?];
-    let primary_cpu = primary.ask(json!({"do": "cpu"}))?.as_f64().unwrap_or(0.0);
+    let idle = [primary.bytes("memory")?, puller.bytes("memory")?];
+    let primary_cpu = primary.cpu_ns()?;
 
     let pulled = puller.ask(json!({"do": "time", "sql": format!("SELECT litestream_pull('{url}')")}))?;
     // It should have synced by itself; if it has not, this is where the time goes.
@@ -96,52 +80,15 @@ fn pull(bench: &Bench, source: &Path, figures: &mut Figures) -> Result<()> {
     figures.sync_ns.push(sync_ns);
     figures.pull_ns.push(number(&pulled, "ns")? as f64 + sync_ns);
     figures.replica_cpu_ns.push(number(&pulled, "cpu_ns")? as f64);
-    figures.primary_cpu_ns.push(primary.ask(json!({"do": "cpu"}))?.as_f64().unwrap_or(0.0) - primary_cpu);
-    figures.primary_bytes.push(resident(&mut primary, "peak")? - idle[0]);
-    figures.replica_bytes.push(resident(&mut puller, "peak")? - idle[1]);
+    figures.primary_cpu_ns.push(primary.cpu_ns()? - primary_cpu);
+    figures.primary_bytes.push(primary.bytes("peak")? - idle[0]);
+    figures.replica_bytes.push(puller.bytes("peak")? - idle[1]);
     if primary.sql(CONTENT)? != puller.sql(CONTENT)? {
         return Err("the replica's rows differ from the primary's".into());
     }
     puller.close()?;
     primary.close()?;
-    compare(source, &replica)
-}
-
-fn resident(worker: &mut Worker, which: &str) -> Result<f64> {
-    Ok(worker.ask(json!({"do": which}))?.as_f64().ok_or("no number of bytes")?)
-}
-
-/// Reads the file once, so that it is in the page cache.
-fn warm(path: &Path) -> Result<()> {
-    std::io::copy(&mut File::open(path)?, &mut std::io::sink())?;
-    Ok(())
-}
-
-/// Compares every byte but those of the first page, which holds the read-only mark. No process has the files open.
-fn compare(source: &Path, replica: &Path) -> Result<()> {
-    const CHUNK: usize = 1 << 20;
-    if fs::metadata(wal_of(replica)).is_ok_and(|wal| wal.len() > 0) {
-        return Err("the replica has a WAL, so the files cannot be compared".into());
-    }
-    let (mut source, mut replica) = (File::open(source)?, File::open(replica)?);
-    if source.metadata()?.len() != replica.metadata()?.len() {
-        return Err("the replica's file has another size".into());
-    }
-    let (mut ours, mut theirs) = (Vec::with_capacity(CHUNK), Vec::with_capacity(CHUNK));
-    for chunk in 0_u64.. {
-        ours.clear();
-        theirs.clear();
-        source.by_ref().take(CHUNK as u64).read_to_end(&mut ours)?;
-        replica.by_ref().take(CHUNK as u64).read_to_end(&mut theirs)?;
-        let first_page = if chunk == 0 { PAGE as usize } else { 0 };
-        if ours.get(first_page..) != theirs.get(first_page..) {
-            return Err(format!("the replica's file differs in the MiB {chunk}").into());
-        }
-        if ours.is_empty() {
-            break;
-        }
-    }
-    Ok(())
+    files::same(source, &replica)
 }
 
 fn report(bench: &mut Bench, bytes: u64, figures: &Figures) {

@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod db;
+pub mod hash;
 pub mod machine;
 pub mod options;
 pub mod scratch;

@@ -7,14 +7,17 @@ use super::Result;
 /// The text of `--help`.
 pub const HELP: &str = "\
 Options (each also as a variable in the environment, for example BENCH_RUNS=3):
-  --only NAMES         of apply, snapshot, lag, commits; with commas                  [all]
+  --only NAMES         of apply, snapshot, catchup, lag, commits, map; with commas    [all]
   --runs N             runs of each measurement; the table shows the median           [5, short: 1]
-  --size BYTES         database of the snapshot, with K, M or G                       [1G, short: 64M]
-  --seconds N          length of a lag or commits run                                 [5, short: 1]
+  --size BYTES         database of snapshot, catchup and map, with K, M or G          [1G, short: 64M]
+  --changes N          transactions while the replica of catchup is away              [100000, short: 5000]
+  --spread PERCENT     share of the pages that they change                            [5]
+  --seconds N          length of a lag, commits or map run                            [5, short: 1]
   --transactions N     length of the recorded WAL of apply                            [20000, short: 2000]
   --short              the short form
   --dir PATH           where the databases go; on the kind of disk that is meant      [beside the build]
-  --library PATH       the extension                                                  [target/release]";
+  --library PATH       the extension                                                  [target/release]
+  --before PATH        another build of it, from before the page map, to compare with [none]";
 
 /// What to measure, how much of it, and where.
 #[derive(Clone, Debug)]
@@ -23,9 +26,13 @@ pub struct Options {
     pub only: Vec<String>,
     /// Runs of each measurement.
     pub runs: usize,
-    /// Bytes of the database that is sent as a snapshot.
+    /// Bytes of the database of snapshot, catchup and map.
     pub size: u64,
-    /// Seconds of one run of lag or commits.
+    /// Transactions while the replica is away.
+    pub changes: u64,
+    /// Percentage of the pages that they change.
+    pub spread: u64,
+    /// Seconds of one run of lag, commits or map.
     pub seconds: u64,
     /// Transactions in the WAL that is applied.
     pub transactions: u64,
@@ -33,6 +40,8 @@ pub struct Options {
     pub dir: PathBuf,
     /// The extension, without a worker ever guessing which build it loads.
     pub library: PathBuf,
+    /// Another build of it, that map compares with.
+    pub before: Option<PathBuf>,
 }
 
 impl Options {
@@ -47,10 +56,13 @@ impl Options {
             only: given.text("only").map(|names| names.split(',').map(str::to_owned).collect()).unwrap_or_default(),
             runs: given.number("runs", if short { 1 } else { 5 })? as usize,
             size: given.number("size", if short { 64 << 20 } else { 1 << 30 })?,
+            changes: given.number("changes", if short { 5_000 } else { 100_000 })?,
+            spread: given.number("spread", 5)?.min(100),
             seconds: given.number("seconds", if short { 1 } else { 5 })?,
             transactions: given.number("transactions", if short { 2_000 } else { 20_000 })?,
             dir: given.text("dir").map_or_else(default_dir, |path| Ok(path.into()))?,
             library: given.text("library").map_or_else(default_library, |path| Ok(path.into()))?,
+            before: given.text("before").map(PathBuf::from),
         };
         if !options.library.is_file() {
             return Err(format!("no library at {}: run cargo build --release", options.library.display()).into());
@@ -64,7 +76,20 @@ impl Options {
     }
 }
 
-const NAMES: [&str; 9] = ["help", "only", "runs", "size", "seconds", "transactions", "short", "dir", "library"];
+const NAMES: [&str; 12] = [
+    "help",
+    "only",
+    "runs",
+    "size",
+    "changes",
+    "spread",
+    "seconds",
+    "transactions",
+    "short",
+    "dir",
+    "library",
+    "before",
+];
 const SWITCHES: [&str; 2] = ["help", "short"];
 
 /// Names and values as they were given.

@@ -30,6 +30,11 @@ impl Scratch {
         settle()?;
         Ok(folder)
     }
+
+    /// Gives back the space of a folder that is not needed any more.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        Ok(fs::remove_dir_all(self.root.join(name))?)
+    }
 }
 
 impl Drop for Scratch {

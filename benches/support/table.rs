@@ -17,10 +17,18 @@ pub enum Unit {
     MillisOfNanos,
     /// Microseconds, given in nanoseconds.
     MicrosOfNanos,
+    /// Nanoseconds.
+    Nanos,
     /// MiB, given in bytes.
     MiB,
+    /// Bytes.
+    Bytes,
+    /// GB a second, given in bytes.
+    BytesPerSecond,
     /// A ratio of two figures.
     Times,
+    /// The same, where a hundredth is too coarse.
+    Thousandths,
 }
 
 /// What a ratio or a difference should be.
@@ -30,6 +38,8 @@ pub enum Goal {
     AtLeast(f64),
     /// At most this, in the unit of the line.
     AtMost(f64),
+    /// Less than this, in the unit of the line.
+    Below(f64),
 }
 
 /// Sections of lines, printed by `Display`.
@@ -59,6 +69,7 @@ impl Table {
         let median = Summary::of(figures).median;
         let (met, wanted) = match goal {
             Goal::AtLeast(least) => (median >= least, format!("at least {}", unit.show(least))),
+            Goal::Below(end) => (median < end, format!("below {}", unit.show(end))),
             Goal::AtMost(most) => (median <= most, format!("at most {}", unit.show(most))),
         };
         if let Some(line) = self.lines.last_mut() {
@@ -96,8 +107,12 @@ impl Unit {
             Unit::Seconds => format!("{:.2} s", value / 1e9),
             Unit::MillisOfNanos => format!("{:.3} ms", value / 1e6),
             Unit::MicrosOfNanos => format!("{:.1} µs", value / 1e3),
+            Unit::Nanos => format!("{value:.0} ns"),
             Unit::MiB => format!("{:.1} MiB", value / f64::from(1 << 20)),
+            Unit::Bytes => format!("{value:.1} bytes"),
+            Unit::BytesPerSecond => format!("{:.2} GB/s", value / 1e9),
             Unit::Times => format!("{value:.2} x"),
+            Unit::Thousandths => format!("{value:.3} x"),
         }
     }
 }

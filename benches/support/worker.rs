@@ -76,6 +76,29 @@ impl Worker {
         self.ask(json!({"do": "sql", "sql": sql}))
     }
 
+    /// Memory of the process in bytes, as the request `which` tells it: `memory` is what is resident now, from where `peak`
+    /// starts again.
+    pub fn bytes(&mut self, which: &str) -> Result<f64> {
+        Ok(self.ask(json!({"do": which}))?.as_f64().ok_or("no number of bytes")?)
+    }
+
+    /// Processor time that the process has used, in nanoseconds.
+    pub fn cpu_ns(&mut self) -> Result<f64> {
+        Ok(self.ask(json!({"do": "cpu"}))?.as_f64().ok_or("no processor time")?)
+    }
+
+    /// Runs SQL and returns how long it took, in nanoseconds.
+    pub fn time(&mut self, sql: &str) -> Result<f64> {
+        Ok(number(&self.ask(json!({"do": "time", "sql": sql}))?, "ns")? as f64)
+    }
+
+    /// Ends the process as a crash of it would.
+    pub fn kill(mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
     /// Lets the process end as a program ordinarily does, and checks that it ended well.
     pub fn close(mut self) -> Result<()> {
         self.requests = None;

@@ -319,7 +319,6 @@ impl<'p> Feeder<'p> {
         self.position = None;
         self.durable = None;
         self.progress.lost_position();
-        self.database.forget_published();
         self.sidecar.forget_position()
     }
 

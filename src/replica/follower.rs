@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use super::feeder::{Feeder, Options, Until};
 use super::relay::{Relay, RelaySlot};
 use super::status::{Progress, State};
+use super::trust::Doubted;
 use super::{StatusRow, Upstream, stream};
 use crate::base::{Error, Kind, Position, Result, limits};
 use crate::sqlite::{guarded, random_bytes, spawn};
@@ -160,7 +161,7 @@ fn run(
             return kept.and_then(|()| feeder.end());
         }
         if let Some(why) = orders.take_mend() {
-            feeder.distrust(why)?;
+            feeder.distrust(Doubted::Content, why)?;
             continue;
         }
         let error = ended.and(kept).err().unwrap_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it"));

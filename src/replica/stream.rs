@@ -1,6 +1,7 @@
 //! One stream from an upstream, from opening it to its end.
 
 use super::feeder::{Feeder, Until};
+use super::trust::Doubted;
 use super::{Opened, Upstream, session, session2022};
 use crate::base::{Kind, Result};
 
@@ -8,10 +9,14 @@ use crate::base::{Kind, Result};
 /// what it should, connects once more to have it mended.
 pub(super) fn run(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) -> Result<()> {
     loop {
-        match connect(feeder, upstream, until) {
+        let opened = upstream.open(feeder.have()?);
+        let is_open = opened.is_ok();
+        match opened.and_then(|opened| apply(feeder, opened, until)) {
             Err(error) if error.kind() == Kind::Diverged => {
                 log::warn!("{error}");
-                if !feeder.distrust(error.clone())? {
+                // An upstream that does not know the position has not seen the content.
+                let doubted = if is_open { Doubted::Content } else { Doubted::Position };
+                if !feeder.distrust(doubted, error.clone())? {
                     return Err(error);
                 }
             }
@@ -20,8 +25,8 @@ pub(super) fn run(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) ->
     }
 }
 
-fn connect(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) -> Result<()> {
-    let Opened { version2, compression, page_size, body } = upstream.open(feeder.have()?)?;
+fn apply(feeder: &mut Feeder, opened: Opened, until: Until) -> Result<()> {
+    let Opened { version2, compression, page_size, body } = opened;
     match version2 {
         true => session::run(feeder, body, compression, until),
         false => session2022::run(feeder, body, page_size, until),

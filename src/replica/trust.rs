@@ -9,6 +9,15 @@ use super::upstream::{Have, PageSums};
 use crate::base::{Error, FrameNo, Pgno, Position, Result, limits};
 use crate::store::Checksums;
 
+/// What of a replica is not to be relied upon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubted {
+    /// That its pages are those of its position: the upstream cannot tell. What they sum up to stands.
+    Position,
+    /// What the pages sum up to, too.
+    Content,
+}
+
 impl Feeder<'_> {
     /// What the replica has. Reads all of it unless it is known what it sums up to.
     pub fn have(&mut self) -> Result<Have> {
@@ -51,11 +60,14 @@ impl Feeder<'_> {
         Ok(complete)
     }
 
-    /// What the replica holds is not what it should be, for the reason given: it is compared with the upstream next. Whether
-    /// that is worth doing at once, and was not just done.
-    pub fn distrust(&mut self, why: Error) -> Result<bool> {
+    /// What the replica holds is not what it should be, or is not known to be, for the reason given: it is compared with the
+    /// upstream next. Whether that is worth doing at once, and was not just done.
+    pub fn distrust(&mut self, doubted: Doubted, why: Error) -> Result<bool> {
         self.forget_position()?;
-        self.database.set_checksums(None);
+        if doubted == Doubted::Content {
+            self.database.forget_published();
+            self.database.set_checksums(None);
+        }
         self.distrust = Some(why);
         Ok(!self.compares && self.mended_at.is_none_or(|at| at.elapsed() > limits::RETRY_MAX))
     }
