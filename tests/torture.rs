@@ -55,6 +55,7 @@ fn nothing_is_lost_and_nothing_wrong_is_seen_whatever_happens() {
     }
     if let Some(failure) = world.failure.lock().unwrap().take() {
         let kept = keep(&world, &folder, &format!("{report}\n{failure}"));
+        disks.iter().for_each(|n| disk::keep(&folder.join(NODES[*n].0)));
         std::mem::forget(temp);
         panic!("seed {seed} failed {failure}\nall files and reports are kept in {}", kept.display());
     }

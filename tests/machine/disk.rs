@@ -32,3 +32,13 @@ pub fn fill(folder: &Path, spare: u64) {
 pub fn empty(folder: &Path) {
     let _ = std::fs::remove_file(folder.join("filler"));
 }
+
+/// Unmounts `folder` and keeps what was in it there.
+pub fn keep(folder: &Path) {
+    let beside = folder.with_extension("kept");
+    let copied = Command::new("cp").arg("-a").arg(folder).arg(&beside).status();
+    unmount(folder);
+    if copied.is_ok_and(|status| status.success()) {
+        let _ = std::fs::remove_dir(folder).and_then(|()| std::fs::rename(&beside, folder));
+    }
+}

@@ -38,6 +38,10 @@ pub fn settle(world: &World) {
         if own != sum {
             return world.fail(&format!("{} has checksum {own:?}, its primary {sum:?}", replica.name));
         }
+        let verdict = ask(world, replica, "SELECT v ->> 'equal', v FROM (SELECT litestream_verify() AS v)");
+        if !verdict.as_ref().is_some_and(|verdict| verdict.starts_with('1')) {
+            return world.fail(&format!("{} at rest verifies as {verdict:?}", replica.name));
+        }
     }
     for any in &world.nodes {
         let verdict = ask(world, any, &format!("{}; PRAGMA integrity_check", bank::JUDGE_CHURN));

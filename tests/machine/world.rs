@@ -9,6 +9,9 @@ use std::time::{Duration, Instant};
 use super::link::Link;
 use super::process::{Failure, Process, Slot};
 
+/// Length of a note in the list of what happened, in characters.
+const LONGEST_NOTE: usize = 1000;
+
 /// What a database is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
@@ -98,7 +101,8 @@ impl World {
 
     /// Notes something that was done.
     pub fn note(&self, what: &str) {
-        self.events.lock().unwrap().push(format!("{:7.2} {what}", self.now()));
+        let short: String = what.chars().take(LONGEST_NOTE).collect();
+        self.events.lock().unwrap().push(format!("{:7.2} {short}", self.now()));
     }
 
     pub fn events(&self) -> Vec<String> {
