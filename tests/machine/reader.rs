@@ -60,13 +60,18 @@ fn look(
         _ => judge(world, node, &reader.ask(bank::JUDGE_CHURN)?),
     };
     let after = world.epoch.load(Ordering::SeqCst);
-    if before != after || after % 2 == 1 || witness.epoch != after {
-        *witness = Witness { newest: if before == after && after % 2 == 0 { count } else { 0 }, epoch: after };
+    world.count("looks", 1);
+    if before != after || after % 2 == 1 {
+        // What was seen may be of the time before.
+        *witness = Witness { newest: 0, epoch: before };
+        return Ok(());
+    }
+    if witness.epoch != after {
+        *witness = Witness { newest: 0, epoch: after };
     }
     if count < witness.newest {
         world.fail(&format!("{}: time ran backwards, from count {} to {count}", node.name, witness.newest));
     }
-    world.count("looks", 1);
     world.count("states seen", u64::from(count > witness.newest));
     witness.newest = witness.newest.max(count);
     Ok(())

@@ -91,7 +91,7 @@ pub fn promote(world: &World, to: usize, planned: bool) {
             return;
         }
     }
-    if ask(world, new, "SELECT litestream_promote()").is_none() {
+    if ask(world, new, "SELECT 'at ' || coalesce(litestream_promote(), 'no position')").is_none() {
         return;
     }
     *new.role.lock().unwrap() = Role::Primary;
