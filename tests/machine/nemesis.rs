@@ -27,10 +27,11 @@ enum Harm {
     Fill,
     Promote,
     FailOver,
+    Quiet,
     Settle,
 }
 
-const HARMS: [(u64, Harm); 14] = [
+const HARMS: [(u64, Harm); 15] = [
     (14, Harm::KillHost),
     (10, Harm::StopHost),
     (8, Harm::KillWriter),
@@ -44,6 +45,7 @@ const HARMS: [(u64, Harm); 14] = [
     (3, Harm::Fill),
     (2, Harm::Promote),
     (2, Harm::FailOver),
+    (4, Harm::Quiet),
     (2, Harm::Settle),
 ];
 
@@ -109,6 +111,7 @@ impl<'w> Nemesis<'w> {
                     settle::promote(world, candidate, planned);
                 }
             }
+            Harm::Quiet => self.quiet(n),
             Harm::Settle => {
                 self.undo(true);
                 settle::settle(world);
@@ -152,6 +155,17 @@ impl<'w> Nemesis<'w> {
         }
         self.world.note(&format!("link of {} for {time} ms: {faults:?}, cut {cut}", node.name));
         self.undo.push((Instant::now() + Duration::from_millis(time), Undo::HealLink(n)));
+    }
+
+    /// Nobody writes for a while, and bits of what is sent nevertheless are turned.
+    fn quiet(&mut self, n: usize) {
+        let (time, faults) = (self.rng.between(300, 3000), Faults { flip_every: 64, ..Faults::default() });
+        self.undo(true);
+        let _writers = self.world.primary.write().unwrap();
+        self.world.note(&format!("nobody writes for {time} ms, the link of {} turns bits", self.world.nodes[n].name));
+        self.world.nodes[n].link.set(faults);
+        self.world.rest(Duration::from_millis(time));
+        self.world.nodes[n].link.set(Faults::default());
     }
 
     /// Takes a database out of everybody's hands, does `meanwhile`, and gives it back.

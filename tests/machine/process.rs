@@ -1,11 +1,11 @@
 //! `sqlite3` processes that may be killed and stopped at any moment, by somebody else than the one who talks to them.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,12 @@ use crate::support::library;
 
 /// Longest time any answer may take: past it a process counts as blocked. Stops are far shorter.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What ends the errors of an answer.
+const END: &str = "--end-of-errors--";
+
+/// How what the library logs begins.
+const LEVELS: [&str; 4] = ["error", "warn", "info", "debug"];
 
 /// The place of a process: it stays while processes come and go. Whoever holds it can kill and stop.
 pub struct Slot {
@@ -93,40 +99,37 @@ pub struct Process {
     pub slot: Arc<Slot>,
     input: ChildStdin,
     lines: Receiver<String>,
+    /// What came as errors up to each end of an answer.
+    errors: Receiver<Vec<String>>,
     questions: u32,
 }
 
 impl Process {
     /// Starts a process on `database` without the library. What the library logs goes to a file beside.
     pub fn start(slot: &Arc<Slot>, database: &Path) -> Process {
-        let (output, end) = std::io::pipe().expect("a pipe");
         let mut command = Command::new("sqlite3");
-        command.arg("-batch").arg(database).env("LITESTREAM_LOG", "debug").stdin(Stdio::piped());
-        command.stdout(end.try_clone().expect("a second end of a pipe")).stderr(end);
+        command.arg("-batch").arg(database).env("LITESTREAM_LOG", "debug");
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut place = slot.child.lock().unwrap();
         let mut child = command.spawn().expect("starting sqlite3 (Debian's package sqlite3)");
-        drop(command);
         let input = child.stdin.take().expect("the input of a process");
+        let output = child.stdout.take().expect("the output of a process");
+        let errors = child.stderr.take().expect("the errors of a process");
         assert!(place.replace(child).is_none_or(|mut old| old.wait().is_ok()), "one process in a place");
         slot.killed.store(false, Ordering::SeqCst);
         slot.stopped.store(false, Ordering::SeqCst);
         slot.starts.fetch_add(1, Ordering::SeqCst);
         drop(place);
         let (sender, lines) = channel();
+        std::thread::spawn(move || {
+            let read = BufReader::new(output).split(b'\n').map_while(Result::ok);
+            read.map(|line| String::from_utf8_lossy(&line).into_owned()).try_for_each(|line| sender.send(line))
+        });
+        let (sender, errors_of) = channel();
         let mut log = OpenOptions::new().create(true).append(true).open(&slot.log).expect("a log");
         let _ = writeln!(log, "--- started on {}", database.display());
-        std::thread::spawn(move || {
-            let start = Instant::now();
-            let read = BufReader::new(output).split(b'\n').map_while(Result::ok);
-            for line in read.map(|line| String::from_utf8_lossy(&line).into_owned()) {
-                if is_log(&line) {
-                    let _ = writeln!(log, "{:8.3} {line}", start.elapsed().as_secs_f64());
-                } else if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        Process { slot: Arc::clone(slot), input, lines, questions: 0 }
+        std::thread::spawn(move || sort_errors(errors, &sender, &mut log));
+        Process { slot: Arc::clone(slot), input, lines, errors: errors_of, questions: 0 }
     }
 
     /// Loads the library.
@@ -139,21 +142,30 @@ impl Process {
         self.questions += 1;
         let (end, line) = (format!("--end-{}--", self.questions), sql.replace('\n', " "));
         let semicolon = if line.starts_with('.') { "" } else { ";" };
-        let sent = writeln!(self.input, "{line}{semicolon}\n.print {end}").and_then(|()| self.input.flush());
+        let sent =
+            writeln!(self.input, "{line}{semicolon}\n.print {end}\n.output stderr\n.print {END}\n.output stdout")
+                .and_then(|()| self.input.flush());
         if sent.is_err() {
             return Err(self.slot.ended());
         }
-        let (mut rows, mut errors, start) = (Vec::new(), Vec::new(), Instant::now());
+        let (mut rows, start) = (Vec::new(), Instant::now());
+        let left = || PATIENCE.saturating_sub(start.elapsed());
         loop {
-            match self.lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
+            match self.lines.recv_timeout(left()) {
                 Ok(text) if text == end => break,
-                Ok(text) if is_error(&text) || !errors.is_empty() => errors.push(text),
                 Ok(text) => rows.push(text),
-                Err(RecvTimeoutError::Disconnected) => return Err(self.slot.ended()),
-                Err(RecvTimeoutError::Timeout) => return Err(self.blocked(sql)),
+                Err(why) => return Err(self.silent(why, sql)),
             }
         }
-        if errors.is_empty() { Ok(rows.join("\n")) } else { Err(Failure::Sql(errors.join(" "))) }
+        match self.errors.recv_timeout(left()) {
+            Ok(errors) if errors.is_empty() => Ok(rows.join("\n")),
+            Ok(errors) => Err(Failure::Sql(errors.join(" "))),
+            Err(why) => Err(self.silent(why, sql)),
+        }
+    }
+
+    fn silent(&self, why: RecvTimeoutError, sql: &str) -> Failure {
+        if why == RecvTimeoutError::Timeout { self.blocked(sql) } else { self.slot.ended() }
     }
 
     fn blocked(&self, sql: &str) -> Failure {
@@ -182,10 +194,25 @@ impl Drop for Process {
     }
 }
 
-fn is_error(line: &str) -> bool {
-    ["Error", "Runtime error", "Parse error"].iter().any(|start| line.starts_with(start))
-}
-
-fn is_log(line: &str) -> bool {
-    ["error litestream", "warn litestream", "info litestream", "debug litestream"].iter().any(|s| line.starts_with(s))
+/// Puts what the library logs into `log`, and hands on what is left up to each [`END`]. The library's threads write when they
+/// like, so that both can be on one line.
+fn sort_errors(errors: ChildStderr, to: &Sender<Vec<String>>, log: &mut File) {
+    let (start, mut found) = (Instant::now(), Vec::new());
+    for line in BufReader::new(errors).split(b'\n').map_while(Result::ok) {
+        let line = String::from_utf8_lossy(&line).into_owned();
+        let end = line.contains(END);
+        let line = line.replace(END, "");
+        let logged = LEVELS.iter().filter_map(|level| line.find(&format!("{level} litestream"))).min();
+        let (error, logged) = line.split_at(logged.unwrap_or(line.len()));
+        if !logged.is_empty() {
+            let _ = writeln!(log, "{:8.3} {logged}", start.elapsed().as_secs_f64());
+        }
+        if !error.is_empty() {
+            let _ = writeln!(log, "{:8.3} said {error}", start.elapsed().as_secs_f64());
+            found.push(error.to_string());
+        }
+        if end && to.send(std::mem::take(&mut found)).is_err() {
+            return;
+        }
+    }
 }

@@ -19,7 +19,7 @@ pub fn settle(world: &World) {
     let node = &world.nodes[*primary];
     let Some(position) = ask(world, node, "SELECT litestream_position()") else { return };
     let others = || world.nodes.iter().filter(|other| other.role() != Role::Primary);
-    if !others().all(|replica| reach(world, replica, &position)) {
+    if !others().all(|replica| reach(world, replica, &position) && stands(world, replica, &position)) {
         return;
     }
     let caught_up = start.elapsed().as_millis();
@@ -132,6 +132,21 @@ fn reach(world: &World, node: &Node, position: &str) -> bool {
         if start.elapsed() > PATIENCE {
             let here = node.ask("SELECT * FROM litestream_status");
             world.fail(&format!("{} does not reach {position}: {last}; it says {here:?}", node.name));
+        }
+        world.rest(Duration::from_millis(20));
+    }
+    false
+}
+
+/// Waits until a replica says that it is exactly at `position`: not beyond it, where nobody ever was.
+fn stands(world: &World, node: &Node, position: &str) -> bool {
+    let start = Instant::now();
+    while let Some(here) = ask(world, node, "SELECT coalesce(litestream_position(), 'at no position')") {
+        if here == position {
+            return true;
+        }
+        if start.elapsed() > PATIENCE / 2 {
+            world.fail(&format!("{} says that it is at {here}, its primary at {position}", node.name));
         }
         world.rest(Duration::from_millis(20));
     }
