@@ -194,3 +194,18 @@ fn readers_of_an_old_primary_see_the_tables_of_the_new_one_though_both_changed_t
     assert_eq!(reader.ask("SELECT b FROM new; PRAGMA quick_check"), "1\nok");
     assert!(reader.refused("SELECT count(*) FROM lost").contains("no such table"));
 }
+
+#[test]
+fn a_replica_stays_one_when_the_first_attempt_to_make_it_died() {
+    let mut victim = Victim::empty(4096);
+    let whole = stream::encode(&stream::everything(FIRST, &database(4096, 20), 4096));
+    victim.refuses("a stream that is cut", Answer::V2Cut(whole[..whole.len() / 2].to_vec()));
+    victim.says(Answer::V2(whole));
+    let pull = victim.pull();
+    assert_eq!(victim.shell.ask(&pull), FIRST.to_string());
+    assert_eq!(victim.shell.ask(&pull), FIRST.to_string(), "it is known whose replica it is");
+    assert_eq!(
+        std::fs::read_to_string(victim.temp.path("replica.db-litestream/upstream")).unwrap().trim(),
+        victim.url()
+    );
+}
