@@ -10,7 +10,7 @@ mod support;
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -100,7 +100,7 @@ fn nodes(seed: u64, folder: &Path) -> Vec<Node> {
             gate: RwLock::new(()),
             overwrite: AtomicBool::new(false),
             fresh: AtomicBool::new(role != Role::Primary),
-            full: AtomicBool::new(false),
+            full: AtomicU64::new(0),
             status: Mutex::default(),
         }
     };

@@ -203,6 +203,8 @@ impl<'w> Nemesis<'w> {
     fn harm_sidecar(&mut self, n: usize) {
         let mut rng = Rng::of(self.rng.next(), "sidecar");
         let node = &self.world.nodes[n];
+        // A reader that is stopped would keep the gate.
+        node.reader_slot.pause(false);
         node.host_slot.kill();
         let _gate = node.gate.write().unwrap();
         node.host_slot.kill();
@@ -229,7 +231,7 @@ impl<'w> Nemesis<'w> {
         let (chosen, spare, time) = (self.rng.next(), self.rng.below(400_000), self.rng.between(200, 4000));
         let Some(n) = self.disks.get(chosen as usize % self.disks.len().max(1)).copied() else { return };
         let node = &self.world.nodes[n];
-        node.full.store(true, Ordering::SeqCst);
+        node.full.fetch_add(1, Ordering::SeqCst);
         disk::fill(node.path.parent().expect("the folder of a database"), spare);
         self.world.note(&format!("disk of {} full but for {spare} bytes for {time} ms", node.name));
         let now = Instant::now();
@@ -251,7 +253,7 @@ impl<'w> Nemesis<'w> {
                         // Who met the full disk is through with it.
                         self.world.rest(Duration::from_secs(2));
                     }
-                    self.world.nodes[n].full.store(false, Ordering::SeqCst);
+                    self.world.nodes[n].full.fetch_sub(1, Ordering::SeqCst);
                 }
             }
         }

@@ -39,8 +39,8 @@ pub struct Node {
     pub overwrite: AtomicBool,
     /// There is no database yet.
     pub fresh: AtomicBool,
-    /// The disk under it is full, or was a moment ago.
-    pub full: AtomicBool,
+    /// How often the disk under it was filled and is full still, or was a moment ago.
+    pub full: AtomicU64,
     /// What `litestream_status` said last.
     pub status: Mutex<String>,
 }
@@ -147,7 +147,7 @@ impl Node {
     }
 
     pub fn is_full(&self) -> bool {
-        self.full.load(Ordering::SeqCst)
+        self.full.load(Ordering::SeqCst) > 0
     }
 
     pub fn sidecar(&self, name: &str) -> PathBuf {
