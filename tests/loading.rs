@@ -384,3 +384,19 @@ fn one_page_database() -> Vec<u8> {
     stock(&database, "PRAGMA page_size = 512; PRAGMA journal_mode = wal; PRAGMA user_version = 7");
     file_bytes(&database)
 }
+
+#[test]
+fn a_stderr_that_takes_nothing_ends_no_thread() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp.path("primary.db"));
+    let mut replica = Shell::with(&temp.path("replica.db"), |command| {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").expect("a device that is full");
+        command.env("LITESTREAM_LOG", "trace").stderr(full);
+    });
+    replica.run(&format!("SELECT litestream_follow('{url}')"));
+    primary.run("SELECT litestream_stop()");
+    until_gives(&mut replica, "SELECT state FROM litestream_status", "reconnecting");
+    primary.run(&format!("SELECT litestream_serve('{}')", address(&url)));
+    primary.run("INSERT INTO t(x) VALUES ('two')");
+    until_gives(&mut replica, "SELECT count(*) FROM t", "2");
+}

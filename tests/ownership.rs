@@ -175,3 +175,37 @@ fn promoting_what_is_no_replica_is_refused() {
     plain.refused("SELECT litestream_promote()");
     assert_eq!(plain.ask("SELECT x FROM t"), "one");
 }
+
+#[test]
+fn readers_of_an_old_primary_see_the_tables_of_the_new_one_though_both_changed_the_schema_as_often() {
+    let temp = Temp::new();
+    let (mut first, url) = serving(&temp.path("first.db"));
+    let second_path = temp.path("second.db");
+    let mut second = following(&second_path, &url);
+    catch_up(&mut first, &mut second);
+    second.run("SELECT litestream_promote()");
+    first.run("CREATE TABLE lost(a); CREATE INDEX also_lost ON t(x)");
+    let mut reader = Shell::stock(&temp.path("first.db"));
+    assert_eq!(reader.ask("SELECT count(*) FROM lost"), "0", "the reader knows the old schema");
+    stock(&second_path, "CREATE TABLE new(b); CREATE INDEX also_new ON new(b); INSERT INTO new VALUES (1)");
+    let url = second.ask("SELECT litestream_serve('127.0.0.1:0')");
+    first.run("SELECT litestream_stop()");
+    first.run(&format!("SELECT litestream_follow('{url}', '{{\"overwrite\": true}}')"));
+    assert_eq!(reader.ask("SELECT b FROM new; PRAGMA quick_check"), "1\nok");
+    assert!(reader.refused("SELECT count(*) FROM lost").contains("no such table"));
+}
+
+#[test]
+fn a_replica_stays_one_when_the_first_attempt_to_make_it_died() {
+    let mut victim = Victim::empty(4096);
+    let whole = stream::encode(&stream::everything(FIRST, &database(4096, 20), 4096));
+    victim.refuses("a stream that is cut", Answer::V2Cut(whole[..whole.len() / 2].to_vec()));
+    victim.says(Answer::V2(whole));
+    let pull = victim.pull();
+    assert_eq!(victim.shell.ask(&pull), FIRST.to_string());
+    assert_eq!(victim.shell.ask(&pull), FIRST.to_string(), "it is known whose replica it is");
+    assert_eq!(
+        std::fs::read_to_string(victim.temp.path("replica.db-litestream/upstream")).unwrap().trim(),
+        victim.url()
+    );
+}

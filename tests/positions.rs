@@ -3,6 +3,7 @@
 
 mod support;
 
+use support::stream::At;
 use support::*;
 
 #[test]
@@ -145,4 +146,27 @@ fn the_sidecar_tells_people_and_programs_where_a_database_stands() {
         seen => Err(seen),
     });
     assert!(!temp.path("primary.db-litestream/upstream").exists());
+}
+
+#[test]
+fn a_replica_never_claims_a_position_that_only_a_heartbeat_named() {
+    let bytes = database(4096, 20);
+    let turned = At(FIRST.0, FIRST.1 | 1 << 40, FIRST.2);
+    for garbled in [turned, At(FIRST.0 ^ 1, FIRST.1, FIRST.2), At(FIRST.0, FIRST.1, FIRST.2 + 4120)] {
+        let mut records = stream::everything(FIRST, &bytes, 4096);
+        records.push(stream::Record::new(stream::HEARTBEAT, FIRST, 0u64.to_be_bytes().to_vec()));
+        records.push(stream::Record::new(stream::HEARTBEAT, garbled, 0u64.to_be_bytes().to_vec()));
+        let bytes = stream::encode(&records);
+        let upstream = Upstream::start(move |_, reply| {
+            reply.stream_v2(4096);
+            reply.send(&bytes);
+            reply.hold();
+        });
+        let temp = Temp::new();
+        let mut replica = following(&temp.path("replica.db"), &upstream.url());
+        until_gives(&mut replica, "SELECT last_error LIKE '%heartbeat%' FROM litestream_status", "1");
+        assert_eq!(replica.ask("SELECT litestream_position()"), FIRST.to_string());
+        replica.run("SELECT litestream_stop()");
+        assert_eq!(replica.ask("SELECT litestream_position()"), FIRST.to_string(), "the one that was made durable");
+    }
 }

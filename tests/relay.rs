@@ -212,3 +212,17 @@ fn a_relay_does_not_speak_version_1() {
     assert_eq!(answer.status, 400);
     assert!(answer.text().contains("follow its origin"));
 }
+
+#[test]
+fn a_relay_says_the_position_of_its_origin_and_not_that_of_its_own_wal() {
+    let temp = Temp::new();
+    let (mut origin, _, mut relay, _) = house(&temp);
+    for seed in 0..5 {
+        // A commit of several transactions has other frames in the relay, and a restarted WAL has none.
+        origin.run(&bank::step(seed, 5));
+        origin.run("PRAGMA wal_checkpoint(TRUNCATE)");
+        let position = catch_up(&mut origin, &mut relay);
+        assert_eq!(relay.ask("SELECT litestream_position()"), position);
+        assert_eq!(relay.ask("SELECT DISTINCT position FROM litestream_status"), position, "both of its rows");
+    }
+}

@@ -4,6 +4,7 @@
 //! calls hand anything to SQLite: what the library's threads say waits for the next of them.
 
 use std::collections::VecDeque;
+use std::io::Write;
 use std::sync::{Mutex, PoisonError};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
@@ -59,7 +60,10 @@ impl Log for Logger {
         let text = record.args().to_string();
         let line = if text.starts_with("litestream") { text } else { format!("litestream: {text}") };
         if record.level() <= self.to_stderr {
-            eprintln!("{} {line}", record.level().as_str().to_lowercase());
+            let level = record.level().as_str().to_lowercase();
+            // One write, so that nothing of the host's gets into the line. A stderr that takes nothing is the host's affair:
+            // `eprintln` would panic, and end whoever logs.
+            let _ = std::io::stderr().write_all(format!("{level} {line}\n").as_bytes());
         }
         if record.level() <= Level::Warn {
             let code = if record.level() == Level::Error { SQLITE_WARNING } else { SQLITE_NOTICE };

@@ -138,8 +138,12 @@ impl Core {
         (self.floor <= lsn && lsn <= self.lsn()).then_some(lsn)
     }
 
-    /// The position of the database right now, which may be ahead of what has been seen.
+    /// The position of the database right now, which may be ahead of what has been seen. A replica is where its upstream was,
+    /// which its own WAL does not tell; whoever feeds it says so.
     pub fn position_now(&self) -> Result<Position> {
+        if self.origin_time.is_some() {
+            return Ok(self.position);
+        }
         let header = self.look()?.header;
         Ok(self.position_after(header.salts, header.last))
     }

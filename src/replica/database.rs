@@ -5,12 +5,12 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::Instant;
 
-use super::stage::{Stage, check_page_one, is_marked, mark};
+use super::stage::{Stage, check_page_one, is_marked, mark, move_schema_cookie};
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::page_file::Mark;
 use crate::format::walindex::Header;
-use crate::sqlite::{Connection, OpenMode};
+use crate::sqlite::{Connection, OpenMode, random_bytes};
 use crate::store::{self, Appended, Checksums, WalWriter, read_checksums, read_page, restart, valid_state};
 
 /// Bytes of the database header (<https://www.sqlite.org/fileformat2.html#the_database_header>).
@@ -283,11 +283,17 @@ impl Database {
         self.connection.wal().and_then(|wal| wal.size()).unwrap_or(0)
     }
 
-    /// Takes the read-only mark away, as a commit of its own.
+    /// Takes the read-only mark away, as a commit of its own, and begins a history of its own.
+    ///
+    /// SQLite knows by the schema cookie alone that the schema it has in memory is old. The old primary may change its schema as
+    /// often as this database will; connections that have it open would take either schema for the other's once it follows. So
+    /// the cookie goes where nobody's counting leads.
     pub fn make_writable(&mut self, stop: &dyn Fn() -> bool) -> Result<FrameNo> {
         let size = self.page_size()?;
         let mut page = self.page_one()?;
         mark(&mut page, false);
+        let [a, b, c, _] = random_bytes();
+        move_schema_cookie(&mut page, u32::from_be_bytes([0, a, b, c]) | 1 << 24);
         let mut writer = begin(&self.connection, size, stop)?;
         let pages = store::pages(&self.connection, &valid_state(&self.connection)?, size)?;
         let appended = writer.start()?;

@@ -327,6 +327,8 @@ impl<'p> Feeder<'p> {
         if self.is_new()? {
             self.position = None;
             self.sidecar.forget()?;
+            // What a run that died in the middle wrote is put down again when there is something to come.
+            (self.known_url, self.same_upstream) = (None, false);
             return Ok(());
         }
         if self.known_url.is_none() {

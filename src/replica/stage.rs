@@ -1,6 +1,9 @@
 //! Pages of a commit that has not ended yet, in memory: each once, in its newest version.
 
 use std::collections::HashMap;
+use std::ops::Range;
+
+use byteorder::{BigEndian, ByteOrder};
 
 use crate::base::{Error, PageSize, Pgno, Result};
 
@@ -10,6 +13,8 @@ const MAGIC: &[u8] = b"SQLite format 3\0";
 /// (<https://www.sqlite.org/fileformat2.html#file_format_version_numbers>).
 const AT_WRITE_VERSION: usize = 18;
 const AT_READ_VERSION: usize = 19;
+/// The schema cookie, which counts the changes of the schema.
+const AT_SCHEMA_COOKIE: Range<usize> = 40..44;
 /// WAL mode.
 const WAL: u8 = 2;
 /// A write version from the future: SQLite reads such a database, and refuses to write it.
@@ -106,6 +111,14 @@ pub(super) fn mark(page_one: &mut [u8], read_only: bool) {
     }
     if let Some(version) = page_one.get_mut(AT_READ_VERSION) {
         *version = WAL;
+    }
+}
+
+/// Moves the schema cookie of page 1 on by `jump`.
+pub(super) fn move_schema_cookie(page_one: &mut [u8], jump: u32) {
+    if let Some(bytes) = page_one.get_mut(AT_SCHEMA_COOKIE) {
+        let cookie = BigEndian::read_u32(bytes).wrapping_add(jump);
+        BigEndian::write_u32(bytes, cookie);
     }
 }
 

@@ -45,6 +45,44 @@ pub fn step(seed: u64, pages: u32) -> String {
     )
 }
 
+/// SQL that adds what [`churn`] works on to a bank: who counted how often, and blobs with a list of what there should be.
+pub const CREATE_CHURN: &str = "CREATE TABLE said(writer TEXT PRIMARY KEY, steps INTEGER);
+     CREATE TABLE heap(id INTEGER PRIMARY KEY, bytes BLOB);
+     CREATE TABLE inventory(rows INTEGER, bytes INTEGER);
+     INSERT INTO inventory VALUES (0, 0);";
+
+/// SQL of what can go along with a step inside one transaction, and leaves every sum right. `n` chooses.
+pub fn churn(n: u64) -> String {
+    let (size, table) = (n / 16 % 200_000, n / 16 % 3);
+    match n % 16 {
+        0..4 => format!(
+            "INSERT INTO heap(bytes) VALUES (randomblob({size}));
+             UPDATE inventory SET rows = rows + 1, bytes = bytes + max({size}, 1);"
+        ),
+        4..8 => "UPDATE inventory SET rows = rows - 1,
+                     bytes = bytes - (SELECT length(bytes) FROM heap ORDER BY id LIMIT 1) WHERE rows > 0;
+                 DELETE FROM heap WHERE id = (SELECT min(id) FROM heap);"
+            .to_string(),
+        8 => "UPDATE inventory SET rows = 0, bytes = 0; DELETE FROM heap;".to_string(),
+        9 => format!("CREATE INDEX IF NOT EXISTS churn_index_{table} ON ballast(version, id);"),
+        10 => format!("DROP INDEX IF EXISTS churn_index_{table};"),
+        11 => format!("CREATE TABLE IF NOT EXISTS churn_{table} AS SELECT * FROM ballast LIMIT 100;"),
+        12 => format!("DROP TABLE IF EXISTS churn_{table};"),
+        13 => format!(
+            "SAVEPOINT one; UPDATE account SET balance = balance + 1; INSERT INTO heap(bytes) VALUES (randomblob({size}));
+             SAVEPOINT two; DELETE FROM ballast; ROLLBACK TO two; DELETE FROM vault; ROLLBACK TO one; RELEASE one;"
+        ),
+        _ => String::new(),
+    }
+}
+
+/// SQL that judges a state with churn in one statement. One row: the count, the sum of all money, whether the steps of all
+/// writers make the count, and whether the blobs are those of the inventory.
+pub const JUDGE_CHURN: &str = "SELECT (SELECT n FROM counter),
+     (SELECT sum(balance) FROM account) + (SELECT sum(balance) FROM vault),
+     (SELECT coalesce(sum(steps), 0) FROM said) = (SELECT n FROM counter),
+     (SELECT rows || ' ' || bytes FROM inventory) = (SELECT count(*) || ' ' || coalesce(sum(length(bytes)), 0) FROM heap)";
+
 /// SQL that gives the sum of all money.
 pub const SUM: &str = "SELECT (SELECT sum(balance) FROM account) + (SELECT sum(balance) FROM vault)";
 
