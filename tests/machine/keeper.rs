@@ -67,18 +67,15 @@ fn follow(world: &World, node: &Node, host: &mut Process) -> Result<(), Failure>
         let options = format!("{{\"timeout_ms\": 3000, \"overwrite\": {overwrite}, \"compression\": \"lz4\"}}");
         format!("SELECT litestream_follow('{}', '{options}')", node.link.url())
     };
-    match host.ask(&call(false)) {
-        Err(Failure::Sql(error)) if error.contains("overwrite") => {
-            if !node.overwrite.load(Ordering::SeqCst) {
-                world.fail(&format!("{} is a replica and is refused as if it were none: {error}", node.name));
-            }
-            host.ask(&call(true))?;
-            world.count("overwrite", 1);
+    // At once, not when it is refused: a replica that lost what says whose it is goes on until its upstream has a new history.
+    let overwrite = node.overwrite.load(Ordering::SeqCst);
+    match host.ask(&call(overwrite)) {
+        Err(Failure::Sql(error)) if error.contains("overwrite") && !overwrite => {
+            world.fail(&format!("{} is a replica and is refused as if it were none: {error}", node.name));
         }
-        other => {
-            other?;
-        }
+        other => drop(other?),
     }
+    world.count("overwrite", u64::from(overwrite));
     node.overwrite.store(false, Ordering::SeqCst);
     node.fresh.store(false, Ordering::SeqCst);
     Ok(())

@@ -13,6 +13,7 @@ use crate::support::{bank, differing_pages};
 const BOUNDS: [u64; 3] = [80, 60, 200 << 10];
 
 /// Lets nobody write, waits until all replicas have what the primary has, and compares. Nothing else does harm meanwhile.
+#[expect(clippy::readonly_write_lock, reason = "alone it is held so that nobody writes to the database")]
 pub fn settle(world: &World) {
     let start = Instant::now();
     let primary = world.primary.write().unwrap();
