@@ -5,16 +5,13 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::Instant;
 
-use super::stage::{Stage, check_page_one, is_marked, mark};
+use super::stage::{DATABASE_HEADER, Stage, check_page_one, is_marked, is_placeholder, mark};
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::page_file::Mark;
 use crate::format::walindex::Header;
 use crate::sqlite::{Connection, OpenMode};
 use crate::store::{self, Appended, Checksums, WalWriter, read_checksums, read_page, restart, valid_state};
-
-/// Bytes of the database header (<https://www.sqlite.org/fileformat2.html#the_database_header>).
-const DATABASE_HEADER: usize = 100;
 
 /// What the file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +85,8 @@ impl Database {
         let file = self.connection.database()?;
         let mut header = [0; DATABASE_HEADER];
         file.read(0, &mut header)?;
-        Ok(if header == [0; DATABASE_HEADER] { Content::Nothing } else { Content::Database })
+        let nothing = header == [0; DATABASE_HEADER] || is_placeholder(&header);
+        Ok(if nothing { Content::Nothing } else { Content::Database })
     }
 
     /// The journal mode, such as `wal`.
