@@ -46,11 +46,12 @@ impl<'c> Bootstrap<'c> {
                  connection (one that reads a table, even a virtual one, does), and close other connections to it",
             )
         })?;
+        let begun = Bootstrap { file, size, read_only, page_one: None, end: 0, finished: false, _lock: lock };
         file.truncate(0)?;
         file.write(0, &placeholder(size))?;
         // Before anything else is in the file.
         file.sync()?;
-        Ok(Bootstrap { file, size, read_only, page_one: None, end: 0, finished: false, _lock: lock })
+        Ok(begun)
     }
 
     /// Writes `images`, the consecutive pages from `first` on. Zeros that nothing was written over yet stay a hole.
