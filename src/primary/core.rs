@@ -280,6 +280,15 @@ impl Core {
     }
 }
 
+impl Drop for Core {
+    /// SQLite keeps the locks of a connection that closes if the process has others to the same database.
+    fn drop(&mut self) {
+        if let Err(error) = self.watch.let_go(&self.watcher) {
+            log::warn!("{error}");
+        }
+    }
+}
+
 fn require_wal_mode(connection: &Connection) -> Result<()> {
     let mode = connection.query_text(c"PRAGMA main.journal_mode")?.unwrap_or_default();
     if mode == "wal" {
