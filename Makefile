@@ -1,7 +1,7 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test build bench goldens clean
+.PHONY: help demo test faults build bench goldens clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,6 +16,10 @@ test: ## Run every check and every test
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --no-fail-fast
+
+faults: ## Fail every call to the storage, and cut the power at every moment; some minutes
+	@.ci/setup sqlite3
+	FAULTS=all cargo test --locked --test storage_faults --test crashes -- --nocapture
 
 build: ## Build the library: target/release/liblitestream.so (.dylib on macOS)
 	@.ci/setup

@@ -20,7 +20,7 @@ fn kinds() -> Vec<(Call, bool, bool)> {
 
 /// Steps that the number of the failing call takes: of frequent calls all of the first, then fewer and fewer.
 fn next(nth: usize) -> usize {
-    if std::env::var_os("FAULTS").is_some() || nth < 24 { nth + 1 } else { nth + nth / 6 }
+    if std::env::var_os("FAULTS").is_some() || nth < 10 { nth + 1 } else { nth + nth / 3 }
 }
 
 /// Does `case` with each fault in turn until the calls of its kind come to an end; it says whether the fault came about.
