@@ -31,6 +31,8 @@ pub(super) struct Database {
     published: Option<Header>,
     /// What the pages sum up to, if that is known.
     checksums: Option<Checksums>,
+    /// Whether a sync of the WAL failed, so that the next one says nothing of what came before.
+    unsynced: bool,
 }
 
 /// The pages of one commit on their way into a [`Database`]: in memory, and what does not fit there in the WAL, unseen.
@@ -77,6 +79,7 @@ impl Database {
             next_checkpoint: checkpoint_frames,
             published: None,
             checksums: None,
+            unsynced: false,
         })
     }
 
@@ -254,7 +257,8 @@ impl Database {
             return Ok(());
         }
         self.next_checkpoint = frames.saturating_add(self.checkpoint_frames / 4 + 1);
-        let done = self.connection.checkpoint()?;
+        self.write_again(&|| false)?;
+        let done = self.connection.checkpoint().inspect_err(|_| self.unsynced = true)?;
         if done.is_none_or(|done| done.frames != done.backfilled) {
             return Ok(());
         }
@@ -269,8 +273,18 @@ impl Database {
     }
 
     /// Waits until all that was committed is durable.
-    pub fn sync(&self) -> Result<()> {
-        self.connection.wal()?.sync()
+    pub fn sync(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
+        self.write_again(stop)?;
+        self.connection.wal()?.sync().inspect_err(|_| self.unsynced = true)
+    }
+
+    /// Writes the WAL once more if a sync of it failed.
+    fn write_again(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
+        if self.unsynced {
+            begin(&self.connection, self.page_size()?, stop)?.write_again()?;
+            self.unsynced = false;
+        }
+        Ok(())
     }
 
     /// Size of the WAL file in bytes.
