@@ -1,7 +1,7 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture build bench goldens clean
+.PHONY: help demo test torture faults build bench goldens clean
 
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -20,6 +20,10 @@ test: ## Run every check and every test
 torture: ## Kill, stop, damage and cut everything for SECONDS=60, with SEED=n to do the same again
 	@.ci/setup sqlite3
 	TORTURE_SECONDS="$(SECONDS)" TORTURE_SEED="$(SEED)" cargo test --locked --test torture -- --ignored --nocapture
+
+faults: ## Fail every call to the storage, and cut the power at every moment; some minutes
+	@.ci/setup sqlite3
+	FAULTS=all cargo test --locked --test storage_faults --test crashes -- --nocapture
 
 build: ## Build the library: target/release/liblitestream.so (.dylib on macOS)
 	@.ci/setup

@@ -189,3 +189,29 @@ fn databases_that_cannot_be_served_are_refused_with_advice() {
     load(&readonly);
     not_served(&readonly, "a database opened read-only", &["read-only"]);
 }
+
+#[test]
+fn what_is_served_no_more_is_checkpointed_and_its_wal_restarted_as_before() {
+    // Locks are those of a process, and SQLite keeps them when one of several connections closes.
+    let temp = Temp::new();
+    let path = temp.path("app.db");
+    let application = loaded(&path);
+    application.run(NEW);
+    for round in 0..6 {
+        application.ask::<String>("SELECT litestream_serve('127.0.0.1:0')");
+        application.run("INSERT INTO t(x) VALUES (zeroblob(9000))");
+        if round % 2 == 1 {
+            // The tail goes from one hold on the WAL to the other.
+            application.run("PRAGMA wal_checkpoint(PASSIVE)");
+            let allows = "PRAGMA wal_checkpoint(RESTART)";
+            until("the WAL can be restarted", || match stock(&path, allows) {
+                seen if seen.starts_with("0|") => Ok(()),
+                seen => Err(seen),
+            });
+            application.run("INSERT INTO t(x) VALUES (zeroblob(9000))");
+        }
+        application.ask::<String>("SELECT litestream_stop()");
+        application.run("INSERT INTO t(x) VALUES (zeroblob(9000))");
+        assert_eq!(stock(&path, "PRAGMA wal_checkpoint(TRUNCATE)"), "0|0|0", "round {round}");
+    }
+}

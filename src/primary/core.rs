@@ -44,6 +44,8 @@ pub(super) struct Core {
     pub(super) watch: Watch,
     /// Whether the hold was let go of since the last look.
     pub(super) unwatched: bool,
+    /// Whether every page is to be compared with the map, which does not know of all that has changed.
+    pub(super) uncompared: bool,
     /// Reads the database file, in read transactions that last as long as one chunk.
     pub(super) reader: Connection,
     page_size: PageSize,
@@ -107,6 +109,7 @@ impl Core {
             watcher,
             watch,
             unwatched: false,
+            uncompared: false,
             reader,
         };
         Ok((core, state))
@@ -189,14 +192,16 @@ impl Core {
                 header.last.0
             )));
         }
+        // All that can fail comes first: what was taken for seen and is not in the map would be missed for ever.
         let (had, pages) = (self.seen.pages, pages(&self.watcher, state, self.page_size)?);
+        let changed = self.pages_in(from, header.last)?;
         let frames = header.last.0.saturating_sub(from.0);
         let commits = header.change.wrapping_sub(self.seen.change).clamp(1, frames.max(1));
         let mark = Mark { salts: header.salts, last: header.last, checksum: header.frame_checksum };
         self.seen = Seen { mark, pages, change: header.change };
         let before = std::mem::replace(&mut self.position, position);
         self.map.resize(pages);
-        self.enter_frames(from, header.last)?;
+        self.enter_frames(from, &changed);
         if from == header.last && position == before {
             return Ok(None);
         }
@@ -242,13 +247,19 @@ impl Core {
         self.watcher.wal().and_then(|wal| wal.size()).unwrap_or(0)
     }
 
-    fn enter_frames(&mut self, from: FrameNo, to: FrameNo) -> Result<()> {
-        let (index, end) = (self.watcher.wal_index()?, self.lsn());
-        for frame in (from.next().0..=to.0).map(FrameNo) {
+    /// The page of each frame after `from` up to `to`.
+    fn pages_in(&self, from: FrameNo, to: FrameNo) -> Result<Vec<Pgno>> {
+        let index = self.watcher.wal_index()?;
+        (from.next().0..=to.0).map(|frame| page_of(&index, FrameNo(frame))).collect()
+    }
+
+    /// Puts the pages of the frames after `from` into the map.
+    fn enter_frames(&mut self, from: FrameNo, changed: &[Pgno]) {
+        let end = self.lsn();
+        for (frame, pgno) in (from.next().0..).map(FrameNo).zip(changed) {
             let lsn = if self.origin_time.is_some() { end } else { Lsn::new(self.position.index, frame) };
-            self.map.changed(page_of(&index, frame)?, lsn);
+            self.map.changed(*pgno, lsn);
         }
-        Ok(())
     }
 
     /// Pages from `had` on that came into the database without a frame of their own count as changed by its last commit.
@@ -270,6 +281,15 @@ impl Core {
         let restarted = salts != self.seen.mark.salts && self.seen.mark.last > FrameNo::ZERO;
         let index = self.position.index + u64::from(restarted);
         Position::after_frame(self.position.generation, index, frame, self.page_size)
+    }
+}
+
+impl Drop for Core {
+    /// SQLite keeps the locks of a connection that closes if the process has others to the same database.
+    fn drop(&mut self) {
+        if let Err(error) = self.watch.let_go(&self.watcher) {
+            log::warn!("{error}");
+        }
     }
 }
 

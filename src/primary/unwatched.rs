@@ -27,6 +27,9 @@ impl Core {
     pub(super) fn take_back(&mut self) -> Result<Option<News>> {
         self.watch.forbid_restart(&self.watcher)?;
         let state = valid_state(&self.reader)?;
+        if self.uncompared {
+            return self.compare_again(&state);
+        }
         if state.header.salts == self.seen.mark.salts {
             self.unwatched = false;
             return self.follow(&state);
@@ -43,13 +46,24 @@ impl Core {
             None => {
                 let name = self.watcher.path().display();
                 log::warn!("{name}: the WAL was overwritten before all of it was seen; every page is compared");
+                self.uncompared = true;
                 self.compare_all(&state)?;
+                self.uncompared = false;
             }
         }
         self.unwatched = false;
         // A count that begins anew, after a recovery, says nothing.
         let counted = |news: &News| if commits < u32::MAX / 2 { u64::from(commits) } else { news.commits };
         Ok(news.map(|news| News { is_partial: true, commits: counted(&news), ..news }))
+    }
+
+    /// Ends a comparison that failed. What has come since goes out with it, as one.
+    fn compare_again(&mut self, state: &State) -> Result<Option<News>> {
+        let commits = self.follow(state)?.map_or(1, |news| news.commits);
+        self.compare_all(state)?;
+        (self.uncompared, self.unwatched) = (false, false);
+        let to = self.seen.mark.last;
+        Ok(Some(News { from: FrameNo::ZERO, to, commits, has_unwritten: true, is_partial: true }))
     }
 
     /// The pages in what was not seen of the WAL before this one. None if it is not sure that these are all.

@@ -1,16 +1,21 @@
 //! A new replica, written straight into its file.
 //!
-//! Nobody can read the file meanwhile: it is locked exclusively. Page 1 comes last, after all else is durable, so that what
-//! a crash leaves of it starts with zeros and is no database to anyone; the next attempt begins again.
+//! Nobody can read the file meanwhile: it is locked exclusively. It begins with a [`placeholder`]; what page 1 really begins with
+//! comes last, after all else is durable. So what a crash leaves is an empty database to everyone, which no SQLite writes
+//! to, and the next attempt begins again. (A file that is no database would not do: newer SQLites read the schema before
+//! they run any statement, the one that would begin again included.)
 
 use std::time::Duration;
 
-use super::stage::{check_page_one, mark};
+use super::stage::{check_page_one, mark, placeholder};
 use crate::base::{Error, Kind, PageSize, Pgno, Result};
 use crate::sqlite::{Connection, Exclusive, File};
 
 /// How long those who read the empty file are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How much of page 1 comes last: what every disk writes as a whole or not at all.
+const SECTOR: usize = 512;
 
 /// What a hole reads as.
 static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
@@ -41,8 +46,12 @@ impl<'c> Bootstrap<'c> {
                  connection (one that reads a table, even a virtual one, does), and close other connections to it",
             )
         })?;
+        let begun = Bootstrap { file, size, read_only, page_one: None, end: 0, finished: false, _lock: lock };
         file.truncate(0)?;
-        Ok(Bootstrap { file, size, read_only, page_one: None, end: 0, finished: false, _lock: lock })
+        file.write(0, &placeholder(size))?;
+        // Before anything else is in the file.
+        file.sync()?;
+        Ok(begun)
     }
 
     /// Writes `images`, the consecutive pages from `first` on. Zeros that nothing was written over yet stay a hole.
@@ -68,20 +77,25 @@ impl<'c> Bootstrap<'c> {
         };
         check_page_one(&page_one, self.size).map_err(|e| e.within("stream"))?;
         mark(&mut page_one, self.read_only);
+        let (start, rest) = page_one.split_at(SECTOR.min(page_one.len()));
         self.file.truncate(u64::from(pages) * u64::from(self.size.get()))?;
+        self.file.write(SECTOR as u64, rest)?;
+        self.file.sync()?;
+        self.file.write(0, start)?;
         self.file.sync()?;
         self.finished = true;
-        self.file.write(0, &page_one)?;
-        self.file.sync()
+        Ok(())
     }
 }
 
 impl Drop for Bootstrap<'_> {
-    /// A file that came to nothing is empty again, as it was for everybody who looks at it.
+    /// A file that came to nothing is empty again, as it was for everybody who looks at it; or as good as empty.
     fn drop(&mut self) {
-        if !self.finished
-            && let Err(error) = self.file.truncate(0)
-        {
+        if self.finished {
+            return;
+        }
+        let emptied = self.file.truncate(0).or_else(|_| self.file.write(0, &placeholder(self.size)));
+        if let Err(error) = emptied {
             log::warn!("emptying a replica that was not finished: {error}");
         }
     }

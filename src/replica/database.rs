@@ -5,16 +5,13 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::Instant;
 
-use super::stage::{Stage, check_page_one, is_marked, mark, move_schema_cookie};
+use super::stage::{DATABASE_HEADER, Stage, check_page_one, is_marked, is_placeholder, mark, move_schema_cookie};
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::page_file::Mark;
 use crate::format::walindex::Header;
 use crate::sqlite::{Connection, OpenMode, random_bytes};
 use crate::store::{self, Appended, Checksums, WalWriter, read_checksums, read_page, restart, valid_state};
-
-/// Bytes of the database header (<https://www.sqlite.org/fileformat2.html#the_database_header>).
-const DATABASE_HEADER: usize = 100;
 
 /// What the file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,6 +31,8 @@ pub(super) struct Database {
     published: Option<Header>,
     /// What the pages sum up to, if that is known.
     checksums: Option<Checksums>,
+    /// Whether a sync of the WAL failed, so that the next one says nothing of what came before.
+    unsynced: bool,
 }
 
 /// The pages of one commit on their way into a [`Database`]: in memory, and what does not fit there in the WAL, unseen.
@@ -80,6 +79,7 @@ impl Database {
             next_checkpoint: checkpoint_frames,
             published: None,
             checksums: None,
+            unsynced: false,
         })
     }
 
@@ -88,7 +88,8 @@ impl Database {
         let file = self.connection.database()?;
         let mut header = [0; DATABASE_HEADER];
         file.read(0, &mut header)?;
-        Ok(if header == [0; DATABASE_HEADER] { Content::Nothing } else { Content::Database })
+        let nothing = header == [0; DATABASE_HEADER] || is_placeholder(&header);
+        Ok(if nothing { Content::Nothing } else { Content::Database })
     }
 
     /// The journal mode, such as `wal`.
@@ -259,7 +260,8 @@ impl Database {
             return Ok(());
         }
         self.next_checkpoint = frames.saturating_add(self.checkpoint_frames / 4 + 1);
-        let done = self.connection.checkpoint()?;
+        self.write_again(&|| false)?;
+        let done = self.connection.checkpoint().inspect_err(|_| self.unsynced = true)?;
         if done.is_none_or(|done| done.frames != done.backfilled) {
             return Ok(());
         }
@@ -274,8 +276,18 @@ impl Database {
     }
 
     /// Waits until all that was committed is durable.
-    pub fn sync(&self) -> Result<()> {
-        self.connection.wal()?.sync()
+    pub fn sync(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
+        self.write_again(stop)?;
+        self.connection.wal()?.sync().inspect_err(|_| self.unsynced = true)
+    }
+
+    /// Writes the WAL once more if a sync of it failed.
+    fn write_again(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
+        if self.unsynced {
+            begin(&self.connection, self.page_size()?, stop)?.write_again()?;
+            self.unsynced = false;
+        }
+        Ok(())
     }
 
     /// Size of the WAL file in bytes.

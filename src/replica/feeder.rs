@@ -296,7 +296,7 @@ impl<'p> Feeder<'p> {
         }
         self.database.connection.pin()?;
         self.database.connection.unpin();
-        self.database.sync()?;
+        self.database.sync(self.stop)?;
         if let Some(position) = &self.position {
             self.sidecar.set_position(position)?;
             self.durable = self.position;

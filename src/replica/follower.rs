@@ -155,15 +155,16 @@ fn run(
     while !stopped() {
         let (began, commits) = (Instant::now(), progress.commits());
         let ended = stream::run(&mut feeder, upstream, Until::Stopped);
-        // What was applied is kept whatever ended the stream.
-        let kept = if feeder.is_new()? { Ok(()) } else { feeder.make_durable() };
+        // What was applied is kept whatever ended the stream. A storage that fails now may not fail later.
+        let kept = feeder.is_new().and_then(|new| if new { Ok(()) } else { feeder.make_durable() });
         if stopped() {
             return kept.and_then(|()| feeder.end());
         }
-        if let Some(why) = orders.take_mend() {
-            feeder.distrust(Doubted::Content, why)?;
-            continue;
-        }
+        let ended = match orders.take_mend().map(|why| feeder.distrust(Doubted::Content, why)) {
+            Some(Ok(_)) => continue,
+            Some(Err(error)) => Err(error),
+            None => ended,
+        };
         let error = ended.and(kept).err().unwrap_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it"));
         let hopeless = matches!(error.kind(), Kind::Refused | Kind::CantOpen | Kind::ReadOnly | Kind::Usage);
         if !progress.is_caught_up() && (hopeless || feeder.position().is_none()) {

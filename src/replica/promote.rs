@@ -20,7 +20,7 @@ pub fn promote(path: &Path, vfs: &CStr) -> Result<Option<Position>> {
     let _lock = sidecar.lock("promote it")?;
     let position = sidecar.position();
     database.make_writable(&|| false)?;
-    database.sync()?;
+    database.sync(&|| false)?;
     sidecar.forget()?;
     Ok(position)
 }

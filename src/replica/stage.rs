@@ -20,6 +20,13 @@ const WAL: u8 = 2;
 /// A write version from the future: SQLite reads such a database, and refuses to write it.
 const READ_ONLY: u8 = 3;
 
+/// Bytes of the database header (<https://www.sqlite.org/fileformat2.html#the_database_header>).
+pub(super) const DATABASE_HEADER: usize = 100;
+/// The id that a new replica has while it is not finished, at [`AT_APPLICATION_ID`].
+const UNFINISHED: u32 = 0x6c73_6e72;
+const AT_PAGE_SIZE: usize = 16;
+const AT_APPLICATION_ID: usize = 68;
+
 /// Staged pages.
 pub(super) struct Stage {
     size: PageSize,
@@ -120,6 +127,38 @@ pub(super) fn move_schema_cookie(page_one: &mut [u8], jump: u32) {
         let cookie = BigEndian::read_u32(bytes).wrapping_add(jump);
         BigEndian::write_u32(bytes, cookie);
     }
+}
+
+/// What the file of a new replica begins with until it is finished: the header and the empty schema of a database of one page,
+/// in rollback mode and with the read-only mark.
+pub(super) fn placeholder(size: PageSize) -> [u8; DATABASE_HEADER + 8] {
+    let stored = size.to_u16().to_be_bytes();
+    let mut page = [0; DATABASE_HEADER + 8];
+    let mut put = |at: usize, bytes: &[u8]| {
+        if let Some(place) = page.get_mut(at..at + bytes.len()) {
+            place.copy_from_slice(bytes);
+        }
+    };
+    put(0, MAGIC);
+    put(AT_PAGE_SIZE, &stored);
+    // Versions, no reserved bytes, and the three fractions that are the same in every database.
+    put(AT_WRITE_VERSION, &[READ_ONLY, 1, 0, 64, 32, 32]);
+    // Change counter and size in pages, which the counter at 92 says to be valid; schema format 4; UTF-8.
+    for (at, number) in [(24, 1), (28, 1), (44, 4), (56, 1), (AT_APPLICATION_ID, UNFINISHED), (92, 1), (96, 3_031_000)]
+    {
+        put(at, &u32::to_be_bytes(number));
+    }
+    // A leaf of a table without a cell; its content begins at the end of the page (0 for 65536).
+    put(DATABASE_HEADER, &[0x0d, 0, 0, 0, 0]);
+    put(DATABASE_HEADER + 5, &u16::try_from(size.get()).unwrap_or(0).to_be_bytes());
+    page
+}
+
+/// Whether a database begins like a new replica that is not finished.
+pub(super) fn is_placeholder(header: &[u8; DATABASE_HEADER]) -> bool {
+    let sized = header.get(AT_PAGE_SIZE..AT_PAGE_SIZE + 2).and_then(|bytes| bytes.first_chunk());
+    let Some(size) = sized.and_then(|bytes| PageSize::from_u16(u16::from_be_bytes(*bytes)).ok()) else { return false };
+    placeholder(size).starts_with(header)
 }
 
 /// Whether an image of page 1 has the read-only mark.

@@ -180,7 +180,8 @@ impl Connection {
             return Err(self.failure(name, rc));
         }
         // SAFETY: the pointer belongs to this connection's pager, which lives as long as the borrow of `self`.
-        unsafe { File::new(file) }.ok_or_else(|| Error::usage(format!("{}: {name} is not open", self.path.display())))
+        unsafe { File::new(file, self, name) }
+            .ok_or_else(|| Error::usage(format!("{}: {name} is not open", self.path.display())))
     }
 
     fn failure(&self, doing: impl std::fmt::Display, code: c_int) -> Error {

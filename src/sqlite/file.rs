@@ -1,7 +1,6 @@
 //! A file that a connection has open, reached through its VFS methods (<https://www.sqlite.org/c3ref/io_methods.html>).
 
 use std::ffi::{c_int, c_void};
-use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::time::{Duration, Instant};
 
@@ -26,19 +25,32 @@ const LOCK_EXCLUSIVE: c_int = 4;
 #[derive(Clone, Copy)]
 pub struct File<'c> {
     pub(super) raw: NonNull<sqlite3_file>,
-    connection: PhantomData<&'c Connection>,
+    connection: &'c Connection,
+    name: &'static str,
 }
 
 impl<'c> File<'c> {
-    /// Wraps a file of a connection; None if it is not open.
+    /// Wraps a file of a connection, called `name` in errors; None if it is not open.
     ///
     /// # Safety
     /// `raw` is null or points to a file that lives as long as `'c`.
-    pub(super) unsafe fn new(raw: *mut sqlite3_file) -> Option<File<'c>> {
+    pub(super) unsafe fn new(
+        raw: *mut sqlite3_file,
+        connection: &'c Connection,
+        name: &'static str,
+    ) -> Option<File<'c>> {
         let raw = NonNull::new(raw)?;
         // SAFETY: the caller vouches for the pointer; an unopened file has null methods.
         let open = unsafe { !raw.as_ref().pMethods.is_null() };
-        open.then_some(File { raw, connection: PhantomData })
+        open.then_some(File { raw, connection, name })
+    }
+
+    /// Fails with what was being done to which file, unless `rc` says that it was done.
+    pub(super) fn check(&self, doing: &str, rc: c_int) -> Result<()> {
+        if rc == OK {
+            return Ok(());
+        }
+        Err(failure(format!("litestream: {}: {doing} {}", self.connection.path().display(), self.name), rc, None))
     }
 
     /// Its methods.
@@ -52,7 +64,7 @@ impl<'c> File<'c> {
         let mut size = 0;
         // SAFETY: an open file has xFileSize, which writes one integer.
         let rc = unsafe { self.methods().xFileSize.map_or(1, |f| f(self.raw.as_ptr(), &mut size)) };
-        check("size of a file", rc)?;
+        self.check("asking for the size of", rc)?;
         Ok(u64::try_from(size).unwrap_or(0))
     }
 
@@ -64,7 +76,7 @@ impl<'c> File<'c> {
             // SAFETY: an open file has xRead, which writes exactly `length` bytes (zeros past the end).
             let rc = unsafe { self.methods().xRead.map_or(1, |f| f(self.raw.as_ptr(), to, length, offset)) };
             if rc != SHORT_READ {
-                check("reading a file", rc)?;
+                self.check("reading", rc)?;
             }
         }
         Ok(())
@@ -77,7 +89,7 @@ impl<'c> File<'c> {
             let from = piece.as_ptr().cast::<c_void>();
             // SAFETY: an open file has xWrite, which reads exactly `length` bytes.
             let rc = unsafe { self.methods().xWrite.map_or(1, |f| f(self.raw.as_ptr(), from, length, offset)) };
-            check("writing a file", rc)?;
+            self.check("writing", rc)?;
         }
         Ok(())
     }
@@ -87,14 +99,14 @@ impl<'c> File<'c> {
         let (_, size) = amounts(0, size)?;
         // SAFETY: an open file has xTruncate.
         let rc = unsafe { self.methods().xTruncate.map_or(1, |f| f(self.raw.as_ptr(), size)) };
-        check("truncating a file", rc)
+        self.check("truncating", rc)
     }
 
     /// Waits until what was written is durable.
     pub fn sync(&self) -> Result<()> {
         // SAFETY: an open file has xSync.
         let rc = unsafe { self.methods().xSync.map_or(1, |f| f(self.raw.as_ptr(), SYNC_NORMAL)) };
-        check("syncing a file", rc)
+        self.check("syncing", rc)
     }
 
     /// Locks the database file against everyone, readers too, until the guard goes
@@ -109,7 +121,7 @@ impl<'c> File<'c> {
                 // guard gives back.
                 let rc = unsafe { self.methods().xLock.map_or(1, |f| f(self.raw.as_ptr(), level)) };
                 if rc != BUSY || Instant::now() >= deadline {
-                    check("locking the database file", rc)?;
+                    self.check("locking", rc)?;
                     break;
                 }
                 std::thread::sleep(BETWEEN_TRIES);
@@ -136,8 +148,4 @@ fn amounts(length: usize, offset: u64) -> Result<(c_int, i64)> {
         (Ok(length), Ok(offset)) => Ok((length, offset)),
         _ => Err(Error::new(Kind::Internal, format!("{length} bytes at {offset} are beyond what a file can hold"))),
     }
-}
-
-pub(super) fn check(doing: &str, rc: c_int) -> Result<()> {
-    if rc == OK { Ok(()) } else { Err(failure(doing, rc, None)) }
 }

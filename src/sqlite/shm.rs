@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU16, AtomicU32, Ordering, fence};
 
-use super::file::{File, check};
+use super::file::File;
 use crate::base::{Error, Kind, Result};
 use crate::format::walindex::{HEADER_WORDS, REGION_SIZE};
 
@@ -94,7 +94,7 @@ impl<'c> WalIndex<'c> {
         match self.shm_lock(first, n, SHM_LOCK | SHM_EXCLUSIVE) {
             OK => Ok(Some(Held { file: self.file, first, n })),
             BUSY => Ok(None),
-            rc => check("locking the wal-index", rc).map(|()| None),
+            rc => self.file.check("locking the wal-index of", rc).map(|()| None),
         }
     }
 
@@ -105,13 +105,13 @@ impl<'c> WalIndex<'c> {
         match self.shm_lock(slot, 1, SHM_LOCK | mode.flag()) {
             OK => Ok(true),
             BUSY => Ok(false),
-            rc => check("locking the wal-index", rc).map(|()| false),
+            rc => self.file.check("locking the wal-index of", rc).map(|()| false),
         }
     }
 
     /// Gives a lock back that was taken with [`WalIndex::take`] in the same mode.
     pub fn give_back(&self, slot: i32, mode: LockMode) -> Result<()> {
-        check("unlocking the wal-index", self.shm_lock(slot, 1, SHM_UNLOCK | mode.flag()))
+        self.file.check("unlocking the wal-index of", self.shm_lock(slot, 1, SHM_UNLOCK | mode.flag()))
     }
 
     fn shm_lock(&self, first: i32, n: i32, flags: c_int) -> c_int {
@@ -152,7 +152,7 @@ impl<'c> WalIndex<'c> {
                 let map = self.file.methods().xShmMap;
                 map.map_or(1, |f| f(self.file.raw.as_ptr(), next, REGION_SIZE as c_int, 1, &mut base))
             };
-            check("mapping the wal-index", rc)?;
+            self.file.check("mapping the wal-index of", rc)?;
             let Some(base) = NonNull::new(base.cast::<u8>()) else {
                 return Err(Error::new(Kind::Io, "mapping the wal-index: no memory came back"));
             };

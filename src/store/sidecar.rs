@@ -147,10 +147,12 @@ impl Sidecar {
         self.remove("position")
     }
 
+    /// Removes a file for good: one that comes back after a power loss would say again what is not true any more.
     fn remove(&self, name: &str) -> Result<()> {
-        match fs::remove_file(self.folder.join(name)) {
+        let path = self.folder.join(name);
+        match fs::remove_file(&path).and_then(|()| sync_folder_of(&path)) {
             Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                Err(Error::io(format!("litestream: removing {}/{name}", self.folder.display()), &e))
+                Err(Error::io(format!("litestream: removing {}", path.display()), &e))
             }
             _ => Ok(()),
         }

@@ -8,7 +8,7 @@ use byteorder::{ByteOrder, LittleEndian};
 
 use super::walindex::{self, State};
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
-use crate::format::wal::{self, Chain, HEADER_SIZE, Salts, WordOrder};
+use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, HEADER_SIZE, Salts, WordOrder};
 use crate::format::walindex::{Header, READ_MARKS, lock};
 use crate::sqlite::{Connection, Held, WalIndex, random_bytes};
 
@@ -50,6 +50,34 @@ impl<'c> WalWriter<'c> {
     /// The last commit.
     pub fn header(&self) -> &Header {
         &self.header
+    }
+
+    /// Writes all of the WAL once more, as it is, so that the next sync is about all of it: when a sync fails, the system may take
+    /// what it could not write for written, and the next sync succeeds without it.
+    pub fn write_again(&self) -> Result<()> {
+        let (log, last) = (self.connection.wal()?, self.header.last);
+        if last == FrameNo::ZERO {
+            return Ok(());
+        }
+        let mut bytes = vec![0; HEADER_SIZE];
+        log.read(0, &mut bytes)?;
+        let mut chain = Chain::start(&wal::Header::decode(&bytes)?);
+        log.write(0, &bytes)?;
+        let mut bytes = vec![0; wal::frame_size(self.page_size) as usize];
+        for frame in (1..=last.0).map(FrameNo) {
+            let at = wal::frame_offset(frame, self.page_size);
+            log.read(at, &mut bytes)?;
+            let (head, page) = bytes.split_at(FRAME_HEADER_SIZE);
+            if !chain.accept(head, page) {
+                let name = self.connection.path().display();
+                return Err(Error::new(
+                    Kind::Diverged,
+                    format!("litestream: {name}: frame {} of the WAL was lost by a write that failed", frame.0),
+                ));
+            }
+            log.write(at, &bytes)?;
+        }
+        Ok(())
     }
 
     /// Starts a transaction after the last commit.

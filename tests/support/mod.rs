@@ -6,11 +6,14 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
 mod compare;
+mod crash;
 mod db;
 mod end;
+mod faulty_vfs;
 mod http;
 mod library;
 mod limits;
+mod origin;
 mod pair;
 mod process;
 mod shell;
@@ -25,13 +28,16 @@ pub mod wal;
 
 pub use compare::{
     assert_same_files, assert_same_pages, copy, count_differing, differing_pages, file_bytes, is_marked, mask_mark,
-    stock,
+    pages, stock,
 };
+pub use crash::{Change, Image, Journal, Kept, with_suffix};
 pub use db::{Sql, load, loaded, plain};
 pub use end::{End, Kind};
+pub use faulty_vfs::{Call, Disk, Fault, Role};
 pub use http::{Response, get, request, request_over};
 pub use library::library;
 pub use limits::allow_open_files;
+pub use origin::{Origin, copy_all, remove};
 pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving_with, until_gives};
 pub use process::{Signal, again, finish, signal, started_again};
 pub use shell::Shell;

@@ -1,0 +1,160 @@
+//! A power loss at every moment: all that was synced is there, and of the rest whatever the disk had got round to. What is
+//! found then is a state of the primary, not older than the sidecar says, and the replica goes on from it.
+//!
+//! What happens is recorded once, through a VFS of the tests' own; then each moment's images of the files are made from the
+//! record. `FAULTS=all` looks at many more of them (`make faults`).
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::Path;
+
+use rusqlite::Connection;
+use support::*;
+
+/// How many random choices of what was kept are looked at after each thing done.
+fn choices() -> u64 {
+    if std::env::var_os("FAULTS").is_some() { 40 } else { 2 }
+}
+
+/// Records what `operate` does to a database that `prepare` makes.
+fn record(path: &Path, prepare: impl FnOnce(&Path), operate: impl FnOnce(&Connection)) -> Journal {
+    prepare(path);
+    let disk = Disk::of(path);
+    disk.begin_journal();
+    let connection = disk.open();
+    operate(&connection);
+    drop(connection);
+    disk.end_journal()
+}
+
+/// Looks at each image that a power loss could leave. How many there were.
+fn each_image(journal: &Journal, mut look: impl FnMut(&Image, &str)) -> usize {
+    let mut seen = HashSet::new();
+    for at in 0..=journal.len() {
+        let random = (0..choices()).map(|n| Kept::Some(at as u64 * 1000 + n));
+        for kept in [Kept::Nothing, Kept::All].into_iter().chain(random) {
+            for image in journal.images(at, kept) {
+                let mut hasher = DefaultHasher::new();
+                image.hash(&mut hasher);
+                if seen.insert(hasher.finish()) {
+                    let what = format!("after {at} of {} things, {}, {kept:?} kept", journal.len(), journal.last(at));
+                    look(&image, &what);
+                }
+            }
+        }
+    }
+    seen.len()
+}
+
+/// Fails unless each image is a state of the primary, or no database yet, not older than its sidecar says, and catches up.
+fn survives(origin: &Origin, journal: &Journal) {
+    let temp = Temp::new();
+    let path = temp.path("replica.db");
+    let images = each_image(journal, |image, what| {
+        remove(&path);
+        image.put(temp.as_ref(), "replica.db");
+        if plain(&path).ask::<i64>("SELECT count(*) FROM sqlite_schema") > 0 {
+            let state = origin.state_of(&path, what);
+            let claimed = image.position().map_or(0, |position| origin.at(&position));
+            assert!(state >= claimed, "{what}: in state {state}, and the sidecar says {claimed}");
+        } else {
+            assert_eq!(image.position(), None, "{what}: a position, and no database");
+        }
+        remove(&path);
+        image.put(temp.as_ref(), "replica.db");
+        let replica = loaded(&path);
+        if let Err(error) = replica.query_row(&origin.pull("{\"overwrite\": false}"), [], |row| row.get::<_, String>(0))
+        {
+            panic!("{what}: the replica does not catch up: {error}");
+        }
+        assert_eq!(origin.state_of(&path, what), origin.newest(), "{what}: after catching up");
+    });
+    println!("{} things done, {images} images", journal.len());
+    assert!(images > 3 && journal.len() > 3, "{images} images of {} things", journal.len());
+}
+
+#[test]
+fn a_new_replica_is_there_as_a_whole_or_not_at_all() {
+    for page_size in [512, 4096] {
+        let origin = Origin::new(page_size);
+        origin.step(5);
+        let temp = Temp::new();
+        let journal =
+            record(&temp.path("replica.db"), |_| (), |replica| drop(replica.ask::<String>(&origin.pull("{}"))));
+        survives(&origin, &journal);
+    }
+}
+
+#[test]
+fn a_replica_that_catches_up_keeps_what_it_had_or_has_what_came() {
+    let origin = Origin::new(512);
+    let temp = Temp::new();
+    let replicate = |path: &Path| origin.replicate(path);
+    let journal = record(&temp.path("replica.db"), replicate, |replica| {
+        for _ in 0..3 {
+            origin.step(10);
+            replica.ask::<String>(&origin.pull("{}"));
+        }
+    });
+    survives(&origin, &journal);
+}
+
+#[test]
+fn a_replica_that_follows_and_restarts_its_wal_is_never_behind_its_position() {
+    let origin = Origin::new(512);
+    let temp = Temp::new();
+    let journal = record(
+        &temp.path("replica.db"),
+        |path| origin.replicate(path),
+        |replica| {
+            replica.ask::<String>(&origin.follow("{\"checkpoint_frames\": 12}"));
+            for n in 0..6 {
+                let position = origin.step(if n == 4 { 20 } else { 2 });
+                assert_eq!(replica.ask::<i64>(&format!("SELECT litestream_wait('{position}', 60000)")), 1);
+            }
+            replica.ask::<String>("SELECT litestream_stop()");
+        },
+    );
+    survives(&origin, &journal);
+}
+
+#[test]
+fn a_replica_that_is_compared_by_checksum_is_in_one_state_or_the_other() {
+    let origin = Origin::new(1024);
+    let temp = Temp::new();
+    let prepare = |path: &Path| {
+        origin.replicate(path);
+        std::fs::remove_file(with_suffix(path, "-litestream").join("position")).unwrap();
+        origin.step(10);
+    };
+    let journal = record(&temp.path("replica.db"), prepare, |replica| drop(replica.ask::<String>(&origin.pull("{}"))));
+    survives(&origin, &journal);
+}
+
+#[test]
+fn what_a_failed_sync_lost_is_not_claimed_after_a_later_one() {
+    let origin = Origin::new(512);
+    for nth in 0..4 {
+        let temp = Temp::new();
+        let path = temp.path("replica.db");
+        origin.replicate(&path);
+        let disk = Disk::of(&path);
+        disk.begin_journal();
+        let replica = disk.open();
+        replica.ask::<String>(&origin.follow("{}"));
+        disk.fail(Fault { call: Call::Sync, nth, lasting: false, short: false });
+        for _ in 0..4 {
+            let position = origin.step(5);
+            until("the position is durable", || {
+                let shown = std::fs::read_to_string(with_suffix(&path, "-litestream").join("position"));
+                shown.ok().filter(|shown| shown.trim() == position).ok_or("not yet")
+            });
+        }
+        replica.ask::<String>("SELECT litestream_stop()");
+        drop(replica);
+        survives(&origin, &disk.end_journal());
+    }
+}
