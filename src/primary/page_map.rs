@@ -4,6 +4,9 @@ use crate::base::{Lsn, PageSize, Pgno};
 use crate::format::checksum::PageChecksum;
 use crate::store::{Checksums, Entry};
 
+/// How many pages without a checksum a map has room for when it has none: a few commits bring as many again.
+const FEW: usize = 1 << 14;
+
 /// The newest LSN and the checksum of every page, 16 bytes a page. A page that changed has no checksum until somebody has
 /// read it.
 pub(super) struct PageMap {
@@ -32,6 +35,7 @@ impl PageMap {
             map.checksums.set(pgno, *checksum);
         }
         map.unread.retain(|pgno| map.checksums.get(*pgno).is_none());
+        map.unread.shrink_to_fit();
         map
     }
 
@@ -81,6 +85,7 @@ impl PageMap {
         self.checksums.set(pgno, Some(checksum));
         if self.checksums.unknown() == 0 {
             self.unread.clear();
+            self.unread.shrink_to(FEW);
         }
     }
 
