@@ -46,9 +46,8 @@ pub struct Ended {
 }
 
 /// The calls that change a file or a folder, or take a lock.
-pub const CALLS: [&str; 11] = [
-    "mkdir", "openat", "flock", "fcntl", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "rename", "unlink",
-];
+pub const CALLS: [&str; 11] =
+    ["mkdir", "openat", "flock", "fcntl", "write", "pwrite64", "ftruncate", "fsync", "fdatasync", "rename", "unlink"];
 
 /// Whether processes can be traced here; a container may forbid it.
 pub fn can_trace() -> bool {
