@@ -281,6 +281,11 @@ impl Database {
         self.connection.wal()?.sync().inspect_err(|_| self.unsynced = true)
     }
 
+    /// A sync of the WAL may have failed without this being told.
+    pub fn doubt_syncs(&mut self) {
+        self.unsynced = true;
+    }
+
     /// Writes the WAL once more if a sync of it failed.
     fn write_again(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
         if self.unsynced {

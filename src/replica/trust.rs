@@ -27,6 +27,8 @@ impl Feeder<'_> {
         }
         if let Some(position) = self.position {
             if self.database.checksums().is_none() && !self.load_checksums()? {
+                // The last run did not end in order, and a failed sync may be why.
+                self.database.doubt_syncs();
                 self.database.read_checksums()?;
             }
             return Ok(Have::Position(position));
@@ -36,6 +38,7 @@ impl Feeder<'_> {
         }
         // Between here and the next durable position, what the file holds is no state that an older one speaks of.
         self.forget_position()?;
+        self.database.doubt_syncs();
         self.compares = true;
         let why = self.distrust.as_ref().map_or("a state that is not known", |_| "a state that is not the upstream's");
         self.progress.set_state(State::CatchingUp, Some(format!("from {why}, page by page")));
