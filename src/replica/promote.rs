@@ -20,8 +20,6 @@ pub fn promote(path: &Path, vfs: &CStr) -> Result<Option<Position>> {
     let _lock = sidecar.lock("promote it")?;
     let position = sidecar.position();
     database.make_writable(&|| false)?;
-    // A sync of whoever fed it may have failed, and what that one lost the next does not bring back.
-    database.doubt_syncs();
     database.sync(&|| false)?;
     sidecar.forget()?;
     Ok(position)

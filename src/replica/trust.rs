@@ -27,8 +27,6 @@ impl Feeder<'_> {
         }
         if let Some(position) = self.position {
             if self.database.checksums().is_none() && !self.load_checksums()? {
-                // The last run did not end in order, and a failed sync may be why.
-                self.database.doubt_syncs();
                 self.database.read_checksums()?;
             }
             return Ok(Have::Position(position));
@@ -38,7 +36,8 @@ impl Feeder<'_> {
         }
         // Between here and the next durable position, what the file holds is no state that an older one speaks of.
         self.forget_position()?;
-        self.database.doubt_syncs();
+        // A recovery would end before a frame that was damaged, and the commit that mends its page comes after it.
+        self.database.mend_wal(self.stop)?;
         self.compares = true;
         let why = self.distrust.as_ref().map_or("a state that is not known", |_| "a state that is not the upstream's");
         self.progress.set_state(State::CatchingUp, Some(format!("from {why}, page by page")));
@@ -58,6 +57,8 @@ impl Feeder<'_> {
         for (n, (_, checksum)) in (1..).zip(entries) {
             checksums.set(Pgno::new(n)?, checksum);
         }
+        // The run before wrote this after a sync, and nothing has come since.
+        self.database.trust_syncs();
         let complete = checksums.total().is_some();
         self.database.set_checksums(Some(checksums).filter(|_| complete));
         Ok(complete)
