@@ -72,7 +72,7 @@ impl Feeder<'_> {
             self.database.forget_published();
             self.database.set_checksums(None);
         }
-        self.distrust = Some(why);
+        self.distrust = Some((doubted, why));
         Ok(!self.compares && self.mended_at.is_none_or(|at| at.elapsed() > limits::RETRY_MAX))
     }
 
@@ -89,9 +89,15 @@ impl Feeder<'_> {
     /// What came led to `position`, a state of the upstream's.
     pub(super) fn mended(&mut self, pages: u64, position: Position) {
         self.compares = false;
-        let Some(why) = self.distrust.take() else { return };
-        log::warn!("{}: {pages} pages mended: {why}", self.database.connection.path().display());
+        let Some((doubted, why)) = self.distrust.take() else { return };
         self.mended_at = Some(Instant::now());
+        let name = self.database.connection.path().display();
+        if doubted == Doubted::Position && pages == 0 {
+            // An upstream that was killed asks everybody what they have.
+            log::info!("{name}: it holds what the upstream does: {why}");
+            return;
+        }
+        log::warn!("{name}: {pages} pages mended: {why}");
         self.progress.healed(format!("{pages} pages at {position}, since {why}"));
     }
 }
