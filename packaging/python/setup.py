@@ -1,4 +1,6 @@
-"""Tags the wheel: any Python 3, but only the platform that the library in it was built for."""
+"""Tags the wheel: any Python 3, and the platform in WHEEL_PLATFORM, which is the one that the library in it was built for."""
+
+import os
 
 from setuptools import Distribution, setup
 
@@ -14,7 +16,7 @@ class PlatformWheel(bdist_wheel):
         self.root_is_pure = False
 
     def get_tag(self):
-        return "py3", "none", super().get_tag()[2]
+        return "py3", "none", os.environ.get("WHEEL_PLATFORM") or super().get_tag()[2]
 
 
 class WithLibrary(Distribution):

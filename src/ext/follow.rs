@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::options::Options;
-use super::registry::{Registry, file_of};
+use super::registry::{Registry, own_file_of};
 use super::session::Session;
 use crate::base::{Error, Result};
 use crate::format::compression::Compression;
@@ -45,7 +45,7 @@ fn arguments(call: &Call, registry: &Registry, function: &'static str) -> Result
     // Between processes of one machine, compressing takes longer than sending.
     let compression = if url.is_loopback() { Compression::None } else { Compression::Lz4 };
     let compression = given.choice("compression", compression, &Compression::ALL, Compression::name)?;
-    let path = file_of(call.host(), &schema, "following")?;
+    let path = own_file_of(call.host(), &schema, "following")?;
     if let Some(url) = registry.url_of(&path) {
         return Err(Error::usage(format!(
             "litestream: {} is being served here, at {url}; litestream_stop() ends that, then it can become a replica",

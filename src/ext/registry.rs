@@ -8,7 +8,7 @@ use crate::base::{Error, Kind, Result};
 use crate::net::Server;
 use crate::primary::Primary;
 use crate::replica::Follower;
-use crate::sqlite::{Host, PerProcess, at_exit};
+use crate::sqlite::{Host, PerProcess, at_exit, count_open};
 
 /// The registry of this process. A child of a fork makes its own: the threads and locks of its parent are not there
 /// (<https://www.sqlite.org/howtocorrupt.html>, 2.6).
@@ -18,6 +18,8 @@ static REGISTRY: PerProcess<Registry> = PerProcess::new();
 #[derive(Default)]
 pub struct Registry {
     running: Mutex<Running>,
+    /// What the process that this one was forked from served or followed at that moment, and its id.
+    inherited: Option<(u32, Vec<PathBuf>)>,
 }
 
 /// What runs now.
@@ -43,7 +45,7 @@ pub struct Served {
 
 /// Called when the extension is loaded: makes the registry of this process if there is none yet.
 pub fn begin() {
-    if REGISTRY.make(Registry::default) {
+    if REGISTRY.make(Registry::new) {
         at_exit(stop_all);
     }
 }
@@ -59,6 +61,15 @@ pub fn registry() -> Result<&'static Registry> {
 }
 
 impl Registry {
+    fn new() -> Registry {
+        // A lock that was held at the moment of the fork is never given back here.
+        let inherited = REGISTRY.inherited().and_then(|(process, parent)| {
+            let running = parent.running.try_lock().ok()?;
+            Some((process, running.served.keys().chain(running.followed.keys()).cloned().collect()))
+        });
+        Registry { inherited, ..Registry::default() }
+    }
+
     /// What runs now. Held for moments only.
     pub fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
@@ -117,12 +128,55 @@ pub fn path_of(host: Host, schema: &str) -> Result<Option<PathBuf>> {
 
 /// The same, where there must be a file.
 pub fn file_of(host: Host, schema: &str, doing: &str) -> Result<PathBuf> {
-    path_of(host, schema)?.ok_or_else(|| {
+    let path = path_of(host, schema)?.ok_or_else(|| {
         Error::new(
             Kind::Usage,
             format!("litestream: schema '{schema}' is in memory or temporary; {doing} needs a database file, open one"),
         )
-    })
+    })?;
+    check_not_inherited(&path)?;
+    Ok(path)
+}
+
+/// The same, where the file is about to be served or written: the locks of this process must protect it.
+pub fn own_file_of(host: Host, schema: &str, doing: &str) -> Result<PathBuf> {
+    let path = file_of(host, schema, doing)?;
+    check_one_sqlite(host, schema, &path)?;
+    Ok(path)
+}
+
+/// A fork takes along what SQLite has noted of its locks, but not the locks. Where the parent had the file open for us, a
+/// connection that is opened in the child believes that it holds them (<https://www.sqlite.org/howtocorrupt.html>, 2.6).
+fn check_not_inherited(path: &Path) -> Result<()> {
+    match &registry()?.inherited {
+        Some((process, paths)) if paths.iter().any(|inherited| inherited == path) => Err(Error::usage(format!(
+            "litestream: this process was forked from process {process} while that served or followed {}, so that SQLite does not \
+             lock the file here; serve and follow after the fork, or begin this process anew (exec, spawn)",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Closing any descriptor of a file drops all locks that the process has on it, those of another SQLite, too
+/// (<https://www.sqlite.org/howtocorrupt.html>, 2.2.1). One SQLite opens the wal-index once for all its connections.
+fn check_one_sqlite(host: Host, schema: &str, path: &Path) -> Result<()> {
+    let mut index = path.as_os_str().to_owned();
+    index.push("-shm");
+    let index = Path::new(&index);
+    if !index.exists() {
+        return Ok(());
+    }
+    // Reading it opens the wal-index here, too. What is wrong with the file is told by who uses it next.
+    let _ = host.query_text(&format!("PRAGMA \"{}\".user_version", schema.replace('"', "\"\"")));
+    match count_open(index) {
+        Some(times) if times > 1 => Err(Error::usage(format!(
+            "litestream: another SQLite library in this process has {} open, and closing it there would drop the locks that are held \
+             here; use one SQLite for each file in a process",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// A normal end of the process: every thread ends before it, and the private connections are closed.

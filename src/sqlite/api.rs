@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use once_cell::sync::OnceCell;
 use sqlite3ext_sys::sqlite3_api_routines;
 
+use super::process::keep_loaded;
 use crate::base::{Error, Kind, Result};
 
 /// First version with `SQLITE_DIRECTONLY`; every routine used here is older.
@@ -29,7 +30,12 @@ pub fn install(table: *mut sqlite3_api_routines) -> Result<()> {
     if table.is_null() {
         return Err(Error::usage("litestream: this SQLite was built without loadable extensions"));
     }
-    let kept = TABLE.get_or_init(|| Table(table));
+    let kept = TABLE.get_or_init(|| {
+        // SAFETY: not null, and a static structure of SQLite's.
+        let routine = unsafe { (*table).libversion };
+        keep_loaded(routine.map_or(std::ptr::null(), |routine| routine as *const c_void));
+        Table(table)
+    });
     if !std::ptr::eq(kept.0, table) {
         return Err(Error::usage(
             "litestream: already loaded by another SQLite library in this process; two of them must not share a process",

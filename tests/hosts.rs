@@ -1,0 +1,102 @@
+//! Processes that are not plain: SQLite in them twice, unloaded, with shared caches, or forked.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod support;
+
+use support::*;
+
+/// Goes on in a process of its own, which must end as it says itself.
+macro_rules! in_its_own_process {
+    ($test:literal, |$folder:ident| $body:expr) => {
+        if let Some($folder) = started_again() {
+            $body;
+            std::process::exit(7);
+        }
+        assert_eq!(again($test, &Temp::new()).code(), Some(7), "the process of {}", $test);
+    };
+}
+
+#[test]
+fn a_process_that_unloads_its_sqlite_before_it_ends_ends_in_order() {
+    in_its_own_process!("a_process_that_unloads_its_sqlite_before_it_ends_ends_in_order", |folder| {
+        let sqlite = Second::open_library();
+        let db = sqlite.connect(&folder.join("app.db"));
+        db.load().unwrap();
+        db.ask("PRAGMA journal_mode = wal; CREATE TABLE t(x)");
+        let url = db.ask("SELECT litestream_serve('127.0.0.1:0')");
+        let copy = sqlite.connect(&folder.join("copy.db"));
+        copy.load().unwrap();
+        copy.ask(&format!("SELECT litestream_follow('{url}')"));
+        drop((db, copy));
+        sqlite.close_library();
+        assert_eq!(get(&url, "/healthz", &[]).text(), "ok\n", "it is served until the process ends");
+    });
+}
+
+#[test]
+fn a_second_sqlite_of_the_process_cannot_load_the_library() {
+    in_its_own_process!("a_second_sqlite_of_the_process_cannot_load_the_library", |folder| {
+        let first = loaded(&folder.join("app.db"));
+        let second = Second::open_library();
+        let other = second.connect(&folder.join("other.db"));
+        let error = other.load().unwrap_err();
+        assert!(error.contains("already loaded by another SQLite library in this process"), "{error}");
+        assert_eq!(first.ask::<String>("SELECT litestream_version()"), env!("CARGO_PKG_VERSION"));
+    });
+}
+
+#[test]
+fn a_database_that_a_second_sqlite_of_the_process_has_open_is_neither_served_nor_followed() {
+    const TEST: &str = "a_database_that_a_second_sqlite_of_the_process_has_open_is_neither_served_nor_followed";
+    in_its_own_process!(
+        "a_database_that_a_second_sqlite_of_the_process_has_open_is_neither_served_nor_followed",
+        |folder| {
+            let second = Second::open_library();
+            let app = loaded(&folder.join("app.db"));
+            app.run("PRAGMA journal_mode = wal; CREATE TABLE t(x); INSERT INTO t VALUES (1)");
+            let other = second.connect(&folder.join("app.db"));
+            assert_eq!(other.ask("SELECT x FROM t"), "1");
+            let error = app.refused("SELECT litestream_serve('127.0.0.1:0')");
+            assert!(error.contains("another SQLite library in this process has"), "{TEST}: {error}");
+            drop(other);
+            let url: String = app.ask("SELECT litestream_serve('127.0.0.1:0')");
+
+            let copy = loaded(&folder.join("copy.db"));
+            copy.ask::<String>(&format!("SELECT litestream_pull('{url}')"));
+            let other = second.connect(&folder.join("copy.db"));
+            assert_eq!(other.ask("SELECT x FROM t"), "1");
+            for call in ["litestream_follow", "litestream_pull"] {
+                let error = copy.refused(&format!("SELECT {call}('{url}')"));
+                assert!(error.contains("another SQLite library in this process has"), "{call}: {error}");
+            }
+            drop(other);
+            copy.ask::<String>(&format!("SELECT litestream_follow('{url}')"));
+        }
+    );
+}
+
+#[test]
+fn a_cache_shared_by_all_connections_is_not_shared_with_ours() {
+    in_its_own_process!("a_cache_shared_by_all_connections_is_not_shared_with_ours", |folder| {
+        #[allow(unsafe_code)]
+        // SAFETY: a switch for connections that are opened later; there is none yet.
+        let rc = unsafe { rusqlite::ffi::sqlite3_enable_shared_cache(1) };
+        assert_eq!(rc, rusqlite::ffi::SQLITE_OK);
+        let app = loaded(&folder.join("app.db"));
+        app.run("PRAGMA journal_mode = wal; CREATE TABLE t(x); INSERT INTO t VALUES (1)");
+        let url: String = app.ask("SELECT litestream_serve('127.0.0.1:0')");
+        let copy = loaded(&folder.join("copy.db"));
+        copy.ask::<String>(&format!("SELECT litestream_follow('{url}')"));
+        for n in 2..200 {
+            app.run(&format!("INSERT INTO t VALUES ({n})"));
+            if n % 50 == 0 {
+                assert_eq!(app.ask::<i64>("PRAGMA wal_checkpoint(TRUNCATE)"), 0);
+            }
+        }
+        let position: String = app.ask("SELECT litestream_position()");
+        assert_eq!(copy.ask::<i64>(&format!("SELECT litestream_wait('{position}', 60000)")), 1);
+        assert_eq!(copy.ask::<i64>("SELECT max(x) FROM t"), 199);
+        assert_eq!(copy.ask::<i64>("SELECT heals FROM litestream_status WHERE role = 'replica'"), 0);
+        app.run("DROP TABLE t");
+    });
+}
