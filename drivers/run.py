@@ -49,6 +49,8 @@ class Driver:
     get: callable = None
     """What is done after apt: installs or builds the rest."""
     env: dict = field(default_factory=dict)
+    orders: int = 1
+    """How many it writes as a primary."""
 
 
 def scripts(name, command, suffix, **more):
@@ -172,6 +174,19 @@ DRIVERS = [
     scripts("php-pdo", PHP, "php", apt=["php-cli", "php-sqlite3"]),
     Driver("rust", [TARGET / "debug/examples/rusqlite-primary"], [TARGET / "debug/examples/rusqlite-replica"], get=get_rust),
 ]
+PYTHON = next(driver for driver in DRIVERS if driver.name == "python")
+
+
+def pattern(name, script, *arguments, orders):
+    """A program of `patterns/` that serves, and how many orders it writes."""
+    return Driver(name, [SYSTEM_PYTHON, f"{{here}}/{script}", *arguments], [], folder="patterns", orders=orders)
+
+
+PATTERNS = [
+    pattern("pool", "pool.py", orders=40),
+    pattern("prefork-fork", "prefork.py", "fork", orders=3),
+    pattern("prefork-spawn", "prefork.py", "spawn", orders=3),
+]
 
 
 # --- a program that runs ---------------------------------------------------------------------------------------------
@@ -238,15 +253,16 @@ def pair(upstream, downstream, folder):
         url = primary.expect(r"http://127\.0\.0\.1:\d+/app\.db")[0]
         position = primary.expect(r"[0-9a-f]{16}/[0-9a-f]{16}:[0-9a-f]{16}")[0]
         with Program(downstream, "replica", folder / "replica", [url, position]) as replica:
+            items = ["lamp"] * upstream.orders
             replica.expect("1")
-            replica.expect("lamp")
+            replica.expect(",".join(items))
             version = replica.expect(r"streaming[ |]([0-9.]+)")[1]
             replica.enter()
-            replica.expect("lamp,chair")
+            replica.expect(",".join([*items, "chair"]))
             replica.end()
         primary.end()
-    for database, items in [("primary/app.db", ["lamp"]), ("replica/copy.db", ["lamp", "chair"])]:
-        check(folder / database, items)
+    check(folder / "primary/app.db", items)
+    check(folder / "replica/copy.db", [*items, "chair"])
     return version
 
 
@@ -286,11 +302,10 @@ def have(driver):
     return None
 
 
-def ring(drivers):
-    """Each serves to the next. By name: the version of SQLite, and what went wrong."""
+def try_pairs(pairs):
+    """Each first one serves to the second. By name: the version of SQLite, and what went wrong."""
     versions, wrong = {}, {}
-    for at, upstream in enumerate(drivers):
-        downstream = drivers[(at + 1) % len(drivers)]
+    for upstream, downstream in pairs:
         with tempfile.TemporaryDirectory(prefix="litestream-") as folder:
             try:
                 versions[downstream.name] = pair(upstream, downstream, Path(folder))
@@ -306,7 +321,8 @@ def main():
     wanted = chosen(sys.argv[1:])
     missing = {driver.name: why for driver in wanted if (why := have(driver))}
     drivers = [driver for driver in wanted if driver.name not in missing]
-    versions, wrong = ring(drivers)
+    ring = [(driver, drivers[(at + 1) % len(drivers)]) for at, driver in enumerate(drivers)]
+    versions, wrong = try_pairs(ring)
     print(f"{'driver':16} {'SQLite':8} {'serves to':16} {'follows':16} result")
     for driver in wanted:
         if driver.name in missing:
@@ -316,9 +332,15 @@ def main():
         after, before = drivers[(at + 1) % len(drivers)].name, drivers[at - 1].name
         result = "failed" if driver.name in wrong else "ok"
         print(f"{driver.name:16} {versions.get(driver.name, '?'):8} {after:16} {before:16} {result}")
+    patterns = PATTERNS if PYTHON in drivers else []
+    _, wrong_patterns = try_pairs([(pattern, PYTHON) for pattern in patterns])
+    for pattern in patterns:
+        result = "failed" if pattern.name in wrong_patterns else "ok"
+        print(f"{pattern.name:16} {versions[PYTHON.name]:8} {PYTHON.name:16} {'':16} {result}")
+    wrong |= {name: errors for name, errors in wrong_patterns.items() if name != PYTHON.name}
     for error in sorted({error for errors in wrong.values() for error in errors}):
         print(error)
-    print(f"{len(drivers) - len(wrong)} passed, {len(wrong)} failed, {len(missing)} skipped")
+    print(f"{len(drivers) + len(patterns) - len(wrong)} passed, {len(wrong)} failed, {len(missing)} skipped")
     sys.exit(1 if wrong or not drivers else 0)
 
 
