@@ -4,7 +4,8 @@
     drivers/run.py [NAME ...]     all drivers, or those named
 
 Installs what is missing: Debian's packages with apt, Python's into a virtual environment, Node's into a folder, both
-under the target directory. What cannot be had is said in the table, and does not count as a failure.
+under the target directory. What cannot be had is said in the table, and does not count as a failure. LIBRARY in the
+environment names another build than the release one.
 """
 
 import os
@@ -21,7 +22,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TARGET = Path(os.environ.get("CARGO_TARGET_DIR") or HERE.parent / "target").resolve()
-LIBRARY = TARGET / "release" / ("liblitestream.dylib" if sys.platform == "darwin" else "liblitestream.so")
+NAME = "liblitestream.dylib" if sys.platform == "darwin" else "liblitestream.so"
+LIBRARY = Path(os.environ.get("LIBRARY") or TARGET / "release" / NAME).resolve()
 SCRATCH = TARGET / "drivers"
 VENV = SCRATCH / "venv"
 NPM = SCRATCH / "npm"
@@ -34,6 +36,10 @@ PATIENCE = 120
 
 class Missing(Exception):
     """A driver that cannot be had here, and why."""
+
+
+class Broken(Exception):
+    """A program of ours that cannot be built, and why."""
 
 
 @dataclass
@@ -61,12 +67,12 @@ def scripts(name, command, suffix, **more):
 # --- what is missing -------------------------------------------------------------------------------------------------
 
 
-def run(command, why, **more):
-    """Runs a command that prepares something; what it says is shown only if it fails."""
+def run(command, why, kind=Missing, **more):
+    """Runs a command that prepares something; what it says is told only if it fails."""
     done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, **more)
     if done.returncode != 0:
         tail = done.stdout.decode(errors="replace").strip().splitlines()[-8:]
-        raise Missing("\n".join([f"{why} failed:", *tail]))
+        raise kind("\n".join([f"{why} failed:", *tail]))
 
 
 def apt(packages):
@@ -145,13 +151,13 @@ def get_go():
         built = SCRATCH / f"go-{program}"
         source = HERE / "go" / f"{program}.go"
         if not built.exists() or built.stat().st_mtime < source.stat().st_mtime:
-            run(["go", "build", "-o", built, source], f"go build {source.name}", env=env)
+            run(["go", "build", "-o", built, source], f"go build {source.name}", Broken, env=env)
 
 
 def get_rust():
     """The two Rust programs, which are examples of this crate."""
     programs = ["--example", "rusqlite-primary", "--example", "rusqlite-replica"]
-    run(["cargo", "build", "--locked", *programs], "cargo build", cwd=HERE.parent)
+    run(["cargo", "build", "--locked", *programs], "cargo build", Broken, cwd=HERE.parent)
 
 
 PHP = ["php", "-d", "sqlite3.extension_dir={folder}"]
@@ -197,7 +203,7 @@ class Program:
 
     def __init__(self, driver, which, folder, arguments):
         folder.mkdir()
-        shutil.copyfile(LIBRARY, folder / LIBRARY.name)  # PHP wants the file itself to be there
+        shutil.copyfile(LIBRARY, folder / NAME)  # PHP wants the file itself to be there
         here = HERE / (driver.folder or driver.name)
         command = [str(part).format(here=here, folder=folder) for part in getattr(driver, which)] + arguments
         self.who = f"{driver.name}, {which}"
@@ -287,19 +293,15 @@ def chosen(names):
     return [driver for driver in DRIVERS if not names or driver.name in names]
 
 
-def have(driver):
-    """Gets what the driver takes. Why not, if it cannot be had."""
-    try:
-        SCRATCH.mkdir(parents=True, exist_ok=True)
-        apt(driver.apt)
-        if driver.get:
-            driver.get()
-        for command in [driver.primary, driver.replica]:
-            if not shutil.which(str(command[0])):
-                raise Missing(f"there is no {command[0]}")
-    except (Missing, OSError) as why:
-        return str(why)
-    return None
+def get(driver):
+    """Gets what the driver takes."""
+    SCRATCH.mkdir(parents=True, exist_ok=True)
+    apt(driver.apt)
+    if driver.get:
+        driver.get()
+    for command in [driver.primary, driver.replica]:
+        if not shutil.which(str(command[0])):
+            raise Missing(f"there is no {command[0]}")
 
 
 def try_pairs(pairs):
@@ -319,14 +321,22 @@ def main():
     if not LIBRARY.exists():
         sys.exit(f"{LIBRARY} is not there: make build")
     wanted = chosen(sys.argv[1:])
-    missing = {driver.name: why for driver in wanted if (why := have(driver))}
-    drivers = [driver for driver in wanted if driver.name not in missing]
+    missing, broken = {}, {}
+    for driver in wanted:
+        try:
+            get(driver)
+        except (Missing, OSError) as why:
+            missing[driver.name] = str(why)
+        except Broken as why:
+            broken[driver.name] = [f"{driver.name}: {why}"]
+    drivers = [driver for driver in wanted if driver.name not in {**missing, **broken}]
     ring = [(driver, drivers[(at + 1) % len(drivers)]) for at, driver in enumerate(drivers)]
     versions, wrong = try_pairs(ring)
     print(f"{'driver':16} {'SQLite':8} {'serves to':16} {'follows':16} result")
     for driver in wanted:
-        if driver.name in missing:
-            print(f"{driver.name:16} {'':8} {'':16} {'':16} cannot be had here: {missing[driver.name]}")
+        if driver not in drivers:
+            why = f"cannot be had here: {missing[driver.name]}" if driver.name in missing else "cannot be built"
+            print(f"{driver.name:16} {'':8} {'':16} {'':16} {why}")
             continue
         at = drivers.index(driver)
         after, before = drivers[(at + 1) % len(drivers)].name, drivers[at - 1].name
@@ -337,10 +347,10 @@ def main():
     for pattern in patterns:
         result = "failed" if pattern.name in wrong_patterns else "ok"
         print(f"{pattern.name:16} {versions[PYTHON.name]:8} {PYTHON.name:16} {'':16} {result}")
-    wrong |= {name: errors for name, errors in wrong_patterns.items() if name != PYTHON.name}
+    wrong |= broken | {name: errors for name, errors in wrong_patterns.items() if name != PYTHON.name}
     for error in sorted({error for errors in wrong.values() for error in errors}):
         print(error)
-    print(f"{len(drivers) + len(patterns) - len(wrong)} passed, {len(wrong)} failed, {len(missing)} skipped")
+    print(f"{len(wanted) + len(patterns) - len(missing) - len(wrong)} passed, {len(wrong)} failed, {len(missing)} skipped")
     sys.exit(1 if wrong or not drivers else 0)
 
 

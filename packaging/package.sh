@@ -3,6 +3,7 @@
 #   packaging/package.sh tarball        liblitestream-VERSION-OS-ARCH.tar.gz
 #   packaging/package.sh all            that, a wheel for Python, and a package for npm
 #   packaging/package.sh try            each of all these, installed where nothing else is, and used
+# LIBRARY in the environment names another build.
 # The same sources give the same names, and the same bytes but for what the compiler makes of them.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +13,7 @@ target=${CARGO_TARGET_DIR:-target}
 os=$(uname -s | tr '[:upper:]' '[:lower:]')
 arch=$(uname -m)
 suffix=$([ "$os" = darwin ] && echo dylib || echo so)
-library=$target/release/liblitestream.$suffix
+library=${LIBRARY:-$target/release/liblitestream.$suffix}
 stage=$target/packaging
 dist=$PWD/dist
 tarball=liblitestream-v$version-$os-$arch.tar.gz
@@ -72,7 +73,7 @@ wheel() {
 
 # The oldest C library that has all that the library takes, which is what a manylinux tag says.
 wheel_platform() {
-    [ "$os" = linux ] || return 0
+    [ "$os" = linux ] && have objdump || return 0
     objdump -T "$library" | sed -n 's/.*(*GLIBC_\([0-9]*\)\.\([0-9]*\)[.) ].*/\1_\2/p' | sort -t_ -k1,1n -k2,2n |
         tail -n 1 | sed "s/.*/manylinux_&_$arch/"
 }

@@ -1,7 +1,9 @@
-//! Processes that are not plain: SQLite in them twice, unloaded, with shared caches, or forked.
+//! Processes that are not plain: SQLite in them twice, unloaded, with shared caches, or forked; and the names of files.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
+
+use std::os::unix::fs::symlink;
 
 use support::*;
 
@@ -47,7 +49,6 @@ fn a_second_sqlite_of_the_process_cannot_load_the_library() {
 
 #[test]
 fn a_database_that_a_second_sqlite_of_the_process_has_open_is_neither_served_nor_followed() {
-    const TEST: &str = "a_database_that_a_second_sqlite_of_the_process_has_open_is_neither_served_nor_followed";
     in_its_own_process!(
         "a_database_that_a_second_sqlite_of_the_process_has_open_is_neither_served_nor_followed",
         |folder| {
@@ -57,7 +58,7 @@ fn a_database_that_a_second_sqlite_of_the_process_has_open_is_neither_served_nor
             let other = second.connect(&folder.join("app.db"));
             assert_eq!(other.ask("SELECT x FROM t"), "1");
             let error = app.refused("SELECT litestream_serve('127.0.0.1:0')");
-            assert!(error.contains("another SQLite library in this process has"), "{TEST}: {error}");
+            assert!(error.contains("another SQLite library in this process has"), "{error}");
             drop(other);
             let url: String = app.ask("SELECT litestream_serve('127.0.0.1:0')");
 
@@ -98,5 +99,90 @@ fn a_cache_shared_by_all_connections_is_not_shared_with_ours() {
         assert_eq!(copy.ask::<i64>("SELECT max(x) FROM t"), 199);
         assert_eq!(copy.ask::<i64>("SELECT heals FROM litestream_status WHERE role = 'replica'"), 0);
         app.run("DROP TABLE t");
+    });
+}
+
+#[test]
+fn a_fork_does_not_get_at_what_its_parent_serves_and_follows() {
+    in_its_own_process!("a_fork_does_not_get_at_what_its_parent_serves_and_follows", |folder| {
+        let app = loaded(&folder.join("app.db"));
+        app.run("PRAGMA journal_mode = wal; CREATE TABLE t(x)");
+        let url: String = app.ask("SELECT litestream_serve('127.0.0.1:0')");
+        let copy = loaded(&folder.join("copy.db"));
+        copy.ask::<String>(&format!("SELECT litestream_follow('{url}')"));
+        let status = forked(|| {
+            for (database, call) in [
+                ("app.db", "litestream_serve('127.0.0.1:0')".to_string()),
+                ("copy.db", format!("litestream_follow('{url}')")),
+                ("copy.db", "litestream_promote()".to_string()),
+            ] {
+                let error = loaded(&folder.join(database)).refused(&format!("SELECT {call}"));
+                assert!(error.contains("was forked from process"), "{call}: {error}");
+            }
+            let other = loaded(&folder.join("other.db"));
+            other.ask::<String>(&format!("SELECT litestream_follow('{url}')"));
+        });
+        assert_eq!(status, 0, "the forked process");
+        app.run("INSERT INTO t VALUES (1)");
+        let position: String = app.ask("SELECT litestream_position()");
+        assert_eq!(copy.ask::<i64>(&format!("SELECT litestream_wait('{position}', 60000)")), 1);
+    });
+}
+
+#[test]
+fn a_database_is_the_same_by_every_name_that_leads_to_it() {
+    in_its_own_process!("a_database_is_the_same_by_every_name_that_leads_to_it", |folder| {
+        let real = folder.join("real");
+        std::fs::create_dir(&real).unwrap();
+        symlink(&real, folder.join("by link")).unwrap();
+        let name = "100%25 ünï?.db";
+        symlink(real.join(name), folder.join("link.db")).unwrap();
+        std::env::set_current_dir(&real).unwrap();
+        let app = loaded(&real.join(name));
+        app.run("PRAGMA journal_mode = wal; CREATE TABLE t(x)");
+        let url: String = app.ask("SELECT litestream_serve('127.0.0.1:0')");
+        let position: String = app.ask("SELECT litestream_position()");
+
+        let absolute = folder.join("by link").display().to_string().replace(' ', "%20");
+        for same in [
+            format!("./{name}"),
+            format!("../by link/{name}"),
+            folder.join("link.db").display().to_string(),
+            format!("file:{absolute}/100%2525%20%c3%bcn%C3%AF%3F.db"),
+            "file:100%2525%20ünï%3f.db?mode=rw".to_string(),
+            "file:../link.db?cache=shared".to_string(),
+            "file:../link.db?mode=ro".to_string(),
+        ] {
+            let connection = loaded(same.as_ref());
+            assert_eq!(connection.ask::<String>("SELECT litestream_position()"), position, "{same}");
+        }
+        let error = loaded("../link.db".as_ref()).refused("SELECT litestream_serve('127.0.0.1:0')");
+        assert!(error.contains(&format!("is being served already, at {url}")), "{error}");
+        let files: Vec<_> = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(files.len(), 3, "nothing is made beside a link: {files:?}");
+    });
+}
+
+#[test]
+fn a_replica_is_the_same_by_every_name_that_leads_to_it() {
+    in_its_own_process!("a_replica_is_the_same_by_every_name_that_leads_to_it", |folder| {
+        let app = loaded(&folder.join("app.db"));
+        app.run("PRAGMA journal_mode = wal; CREATE TABLE t(x); INSERT INTO t VALUES (1)");
+        let url: String = app.ask("SELECT litestream_serve('127.0.0.1:0')");
+        symlink("not there yet.db", folder.join("link.db")).unwrap();
+        let copy = loaded(&folder.join("link.db"));
+        copy.ask::<String>(&format!("SELECT litestream_follow('{url}')"));
+        let direct = loaded(&folder.join("not there yet.db"));
+        assert_eq!(direct.ask::<i64>("SELECT x FROM t"), 1);
+        assert_eq!(direct.ask::<String>("SELECT litestream_stop()"), format!("followed {url}"));
+        assert!(folder.join("not there yet.db-litestream").is_dir());
+
+        // Who only reads may have it kept up to date all the same.
+        let reader = loaded(format!("file:{}?mode=ro", folder.join("link.db").display()).as_ref());
+        reader.ask::<String>(&format!("SELECT litestream_follow('{url}')"));
+        app.run("INSERT INTO t VALUES (2)");
+        let position: String = app.ask("SELECT litestream_position()");
+        assert_eq!(reader.ask::<i64>(&format!("SELECT litestream_wait('{position}', 60000)")), 1);
+        assert_eq!(reader.ask::<i64>("SELECT max(x) FROM t"), 2);
     });
 }

@@ -1,3 +1,6 @@
+//! A replica with rusqlite.
+#![allow(unsafe_code)] // to load a library is
+
 use rusqlite::{Connection, LoadExtensionGuard, Result};
 
 fn main() -> Result<()> {

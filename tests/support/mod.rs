@@ -41,7 +41,7 @@ pub use library::library;
 pub use limits::allow_open_files;
 pub use origin::{Origin, copy_all, remove};
 pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving_with, until_gives};
-pub use process::{Signal, again, finish, signal, started_again};
+pub use process::{Signal, again, finish, forked, signal, started_again};
 pub use second::{Second, SecondConnection};
 pub use shell::Shell;
 pub use temp::Temp;
