@@ -76,6 +76,58 @@ fn a_database_that_a_second_sqlite_of_the_process_has_open_is_neither_served_nor
     );
 }
 
+/// Waits until the database is not served any more, and gives the reason.
+fn until_stalled(app: &rusqlite::Connection) -> String {
+    until("the primary is stalled", || match app.ask::<String>("SELECT state FROM litestream_status") {
+        state if state == "stalled" => Ok(app.ask("SELECT reason FROM litestream_status")),
+        state => Err(state),
+    })
+}
+
+#[test]
+fn a_primary_that_a_second_sqlite_opens_later_stops_instead_of_missing_commits() {
+    in_its_own_process!("a_primary_that_a_second_sqlite_opens_later_stops_instead_of_missing_commits", |folder| {
+        let app = loaded(&folder.join("app.db"));
+        app.run("PRAGMA journal_mode = wal; CREATE TABLE t(x); INSERT INTO t VALUES (1)");
+        let url: String = app.ask("SELECT litestream_serve('127.0.0.1:0')");
+        let mut copy = following(&folder.join("copy.db"), &url);
+        let second = Second::open_library();
+        let other = second.connect(&folder.join("app.db"));
+        assert_eq!(other.ask("SELECT x FROM t"), "1");
+        let reason = until_stalled(&app);
+        assert!(reason.contains("another SQLite library in this process has"), "{reason}");
+        assert!(app.refused("SELECT litestream_position()").contains("another SQLite library"));
+        until_gives(&mut copy, "SELECT state FROM litestream_status", "reconnecting");
+        let error = copy.ask("SELECT last_error FROM litestream_status");
+        assert!(error.contains("another SQLite library"), "{error}");
+
+        drop(other);
+        assert_eq!(app.ask::<String>("SELECT litestream_stop()"), format!("served {url}"));
+        app.ask::<String>(&format!("SELECT litestream_serve('{}')", address(&url)));
+        app.run("INSERT INTO t VALUES (2)");
+        let position: String = app.ask("SELECT litestream_position()");
+        assert_eq!(copy.ask(&format!("SELECT litestream_wait('{position}', 60000)")), "1");
+    });
+}
+
+#[test]
+fn a_primary_whose_wal_is_removed_since_a_second_sqlite_dropped_its_locks_stops() {
+    in_its_own_process!("a_primary_whose_wal_is_removed_since_a_second_sqlite_dropped_its_locks_stops", |folder| {
+        let app = loaded(&folder.join("app.db"));
+        app.run("PRAGMA journal_mode = wal; CREATE TABLE t(x); INSERT INTO t VALUES (1)");
+        app.ask::<String>("SELECT litestream_serve('127.0.0.1:0')");
+        let second = Second::open_library();
+        let other = second.connect(&folder.join("app.db"));
+        assert_eq!(other.ask("SELECT x FROM t"), "1");
+        drop(other);
+        let mut last = Shell::stock(&folder.join("app.db"));
+        last.run("INSERT INTO t VALUES (2)");
+        assert!(last.quit().success(), "a process that takes itself for the last one");
+        let reason = until_stalled(&app);
+        assert!(reason.contains("app.db"), "{reason}");
+    });
+}
+
 #[test]
 fn a_cache_shared_by_all_connections_is_not_shared_with_ours() {
     in_its_own_process!("a_cache_shared_by_all_connections_is_not_shared_with_ours", |folder| {

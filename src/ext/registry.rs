@@ -8,7 +8,8 @@ use crate::base::{Error, Kind, Result};
 use crate::net::Server;
 use crate::primary::Primary;
 use crate::replica::Follower;
-use crate::sqlite::{Host, PerProcess, at_exit, count_open};
+use crate::sqlite::{Host, PerProcess, at_exit};
+use crate::store::Alone;
 
 /// The registry of this process. A child of a fork makes its own: the threads and locks of its parent are not there
 /// (<https://www.sqlite.org/howtocorrupt.html>, 2.6).
@@ -158,25 +159,15 @@ fn check_not_inherited(path: &Path) -> Result<()> {
     }
 }
 
-/// Closing any descriptor of a file drops all locks that the process has on it, those of another SQLite, too
-/// (<https://www.sqlite.org/howtocorrupt.html>, 2.2.1). One SQLite opens the wal-index once for all its connections.
+/// Fails if another SQLite of this process has the file open.
 fn check_one_sqlite(host: Host, schema: &str, path: &Path) -> Result<()> {
     let mut index = path.as_os_str().to_owned();
     index.push("-shm");
-    let index = Path::new(&index);
-    if !index.exists() {
-        return Ok(());
+    if Path::new(&index).exists() {
+        // Reading it opens the wal-index here, too. What is wrong with the file is told by who uses it next.
+        let _ = host.query_text(&format!("PRAGMA \"{}\".user_version", schema.replace('"', "\"\"")));
     }
-    // Reading it opens the wal-index here, too. What is wrong with the file is told by who uses it next.
-    let _ = host.query_text(&format!("PRAGMA \"{}\".user_version", schema.replace('"', "\"\"")));
-    match count_open(index) {
-        Some(times) if times > 1 => Err(Error::usage(format!(
-            "litestream: another SQLite library in this process has {} open, and closing it there would drop the locks that are held \
-             here; use one SQLite for each file in a process",
-            path.display()
-        ))),
-        _ => Ok(()),
-    }
+    Alone::begin(path).map(drop)
 }
 
 /// A normal end of the process: every thread ends before it, and the private connections are closed.

@@ -32,8 +32,7 @@ pub fn install(table: *mut sqlite3_api_routines) -> Result<()> {
     }
     let kept = TABLE.get_or_init(|| {
         // SAFETY: not null, and a static structure of SQLite's.
-        let routine = unsafe { (*table).libversion };
-        keep_loaded(routine.map_or(std::ptr::null(), |routine| routine as *const c_void));
+        unsafe { (*table).libversion }.into_iter().for_each(keep_loaded);
         Table(table)
     });
     if !std::ptr::eq(kept.0, table) {

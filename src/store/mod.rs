@@ -1,5 +1,6 @@
 //! Layer 3: the WAL and its index, the pages behind them, and the sidecar folder.
 
+mod alone;
 mod checksums;
 mod log_reader;
 mod lookup;
@@ -9,6 +10,7 @@ mod walindex;
 mod watch;
 mod writer;
 
+pub use alone::Alone;
 pub use checksums::Checksums;
 pub use log_reader::{LogFile, LoggedFrame};
 pub use lookup::{page_size, pages, read_checksums, read_page};
