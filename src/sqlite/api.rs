@@ -30,11 +30,7 @@ pub fn install(table: *mut sqlite3_api_routines) -> Result<()> {
     if table.is_null() {
         return Err(Error::usage("litestream: this SQLite was built without loadable extensions"));
     }
-    let kept = TABLE.get_or_init(|| {
-        // SAFETY: not null, and a static structure of SQLite's.
-        unsafe { (*table).libversion }.into_iter().for_each(keep_loaded);
-        Table(table)
-    });
+    let kept = TABLE.get_or_init(|| Table(table));
     if !std::ptr::eq(kept.0, table) {
         return Err(Error::usage(
             "litestream: already loaded by another SQLite library in this process; two of them must not share a process",
@@ -44,6 +40,7 @@ pub fn install(table: *mut sqlite3_api_routines) -> Result<()> {
     if number < OLDEST {
         return Err(Error::usage(format!("litestream: SQLite {version} is too old; expected 3.31.0 or newer")));
     }
+    api().libversion.into_iter().for_each(keep_loaded);
     Ok(())
 }
 
