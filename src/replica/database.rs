@@ -5,7 +5,9 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::Instant;
 
-use super::stage::{DATABASE_HEADER, Stage, check_page_one, is_marked, is_placeholder, mark, move_schema_cookie};
+use super::stage::{
+    DATABASE_HEADER, Stage, check_page_one, is_in_wal_mode, is_marked, is_placeholder, mark, move_schema_cookie,
+};
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::page_file::Mark;
@@ -85,15 +87,28 @@ impl Database {
 
     /// What the file holds.
     pub fn content(&self) -> Result<Content> {
-        let file = self.connection.database()?;
-        let mut header = [0; DATABASE_HEADER];
-        file.read(0, &mut header)?;
+        let header = self.header()?;
         let nothing = header == [0; DATABASE_HEADER] || is_placeholder(&header);
         Ok(if nothing { Content::Nothing } else { Content::Database })
     }
 
+    /// How the file begins, whatever the WAL holds.
+    fn header(&self) -> Result<[u8; DATABASE_HEADER]> {
+        let mut header = [0; DATABASE_HEADER];
+        self.connection.database()?.read(0, &mut header)?;
+        Ok(header)
+    }
+
     /// The journal mode, such as `wal`.
+    ///
+    /// SQLite reads the schema to answer that. A replica whose schema is damaged must come to be mended all the same, so WAL
+    /// mode is known by the file's header, which never says so of another one.
     pub fn journal_mode(&self) -> Result<String> {
+        self.connection.pin()?;
+        self.connection.unpin();
+        if is_in_wal_mode(&self.header()?) {
+            return Ok("wal".into());
+        }
         Ok(self.connection.query_text(c"PRAGMA main.journal_mode")?.unwrap_or_default())
     }
 
