@@ -35,13 +35,18 @@ pub fn request(data: &[u8]) {
         let known = ["100", "200", "400", "404", "405", "409", "414", "431", "503"];
         assert!(status.is_some_and(|status| known.contains(&status)), "{:?}", String::from_utf8_lossy(&answer));
     }
-    let well = ask(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", false);
-    assert!(well.ends_with(b"ok\n"), "{:?}", String::from_utf8_lossy(&well));
-    if SERVER.asked.fetch_add(1, Relaxed).is_multiple_of(32) {
+    if SERVER.asked.fetch_add(1, Relaxed).is_multiple_of(16) {
+        assert!((0..3).any(|_| is_well()), "the server answers nobody after {data:?}");
         // A stream to a client that is gone, and had said more than was read, ends when there is something to send.
         let writer = SERVER.writer.lock().unwrap_or_else(PoisonError::into_inner);
         writer.execute("UPDATE t SET number = number + 1 WHERE id = 1", []).expect("a commit");
     }
+}
+
+/// Asked again where not: thousands of connections a second use up the numbers of ports, and one of an earlier connection that
+/// is not quite over may be refused.
+fn is_well() -> bool {
+    ask(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n", false).ends_with(b"ok\n")
 }
 
 /// What comes for `request`. A stream ends with the connection, whose other direction this end may close when it has said all;

@@ -175,6 +175,10 @@ impl Database {
             Some(_) => return Err(disturbed(&self.connection)),
             None => writer.start()?,
         };
+        if expected.is_none() || self.checksums.is_none() {
+            let frames = appended.frames() + pending.stage.len() as u64;
+            check_growth(&self.connection, size, pages, frames)?;
+        }
         let frame = writer.commit(appended, pending.stage.pages(), pages)?;
         self.published = Some(*writer.header());
         if let Some(checksums) = &mut self.checksums {
@@ -334,6 +338,21 @@ impl Database {
         let restarted = now.last == FrameNo::ZERO && now.change == before.change;
         if same || restarted { Ok(()) } else { Err(disturbed(&self.connection)) }
     }
+}
+
+/// Fails if a database would grow to `pages` pages by a WAL that has too few `frames` for that. SQLite takes it for damaged
+/// then, and never gets that WAL into the database.
+fn check_growth(connection: &Connection, size: PageSize, pages: u32, frames: u64) -> Result<()> {
+    const SLACK: u64 = 65536;
+    let page = u64::from(size.get());
+    let most = (connection.database()?.size()? + SLACK) / page + frames;
+    if u64::from(pages) <= most {
+        return Ok(());
+    }
+    let name = connection.path().display();
+    Err(Error::corrupt(format!(
+        "litestream: {name}: a commit to {pages} pages, expected at most {most} with {frames} frames in the WAL"
+    )))
 }
 
 /// Takes the write lock. Others hold it for moments only: a checkpoint that restarts the WAL, or one of us.
