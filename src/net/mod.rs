@@ -18,6 +18,10 @@ mod stream;
 mod url;
 mod write_timeout;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use client::HttpUpstream;
 pub use server::Server;
 pub use url::Url;
