@@ -63,9 +63,12 @@ fn the_tables_have_the_columns_that_the_manual_names() {
     assert_eq!(
         columns("litestream_status"),
         "database role state reason url position lag replicas commits pages bytes reconnects heals healed \
-         last_error wal_bytes sqlite_version wal_reset_bug"
+         last_error last_error_at progress seconds_left db_bytes wal_bytes sqlite_version wal_reset_bug"
     );
-    assert_eq!(columns("litestream_replicas"), "database client version state position commits pages bytes seconds");
+    assert_eq!(
+        columns("litestream_replicas"),
+        "database client version state position lag commits pages bytes progress seconds_left seconds"
+    );
     assert_eq!(columns("litestream_wal"), "frame pgno commit salt1 salt2 checksum1 checksum2 valid page");
 }
 

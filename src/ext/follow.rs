@@ -8,20 +8,20 @@ use super::session::Session;
 use crate::base::{Error, Result};
 use crate::format::compression::Compression;
 use crate::net::{HttpUpstream, Url};
-use crate::replica::{self, Follower, Options as Feeding};
+use crate::replica::{self, Follower, Options as Feeding, Progress};
 use crate::sqlite::{Call, Output};
 
 /// Catches up with the upstream once. Returns the position.
 pub fn pull(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
     let (path, vfs, upstream, options) = arguments(call, registry, "litestream_pull")?;
-    let position = replica::pull(&path, &vfs, &upstream, options)?;
+    let position = replica::pull(&path, &vfs, &upstream, options, &Progress::default())?;
     Ok(position.to_string().into())
 }
 
 /// Catches up with the upstream, and goes on doing so in the background. Returns the position.
 pub fn follow(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
     let (path, vfs, upstream, options) = arguments(call, registry, "litestream_follow")?;
-    let follower = Arc::new(Follower::start(&path, &vfs, Arc::new(upstream), options)?);
+    let follower = Arc::new(Follower::start(&path, &vfs, Arc::new(upstream), options, Arc::default())?);
     let position = follower.progress().position();
     log::info!("{} follows {}", path.display(), follower.url());
     registry.running().followed.insert(path, follower);

@@ -12,6 +12,7 @@ mod serve;
 mod session;
 mod stop;
 mod tables;
+mod telling;
 mod verify;
 
 use std::sync::{Arc, Weak};

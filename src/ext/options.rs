@@ -95,6 +95,16 @@ impl Options {
         Ok(Duration::from_millis(self.number(key, default, least)?))
     }
 
+    /// Fails if an option is left that was not read, and so has no meaning `here`.
+    pub fn end(self, here: &str) -> Result<()> {
+        match self.given.keys().next() {
+            None => Ok(()),
+            Some(key) => {
+                Err(Error::usage(format!("{}: option '{key}' has no meaning {here}; leave it out", self.function)))
+            }
+        }
+    }
+
     fn wrong(&self, key: &str, expected: &str, found: &Json) -> Error {
         Error::usage(format!("{}: option '{key}' is {found}, expected {expected}", self.function))
     }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::{Error, Kind, Result};
-use crate::net::Server;
+use crate::net::{self, Server};
 use crate::primary::Primary;
 use crate::replica::Follower;
 use crate::sqlite::{Host, PerProcess, at_exit};
@@ -25,6 +25,8 @@ pub struct Registry {
 pub struct Running {
     /// Every address listened on.
     pub servers: Vec<Arc<Server>>,
+    /// Addresses opened for metrics only.
+    pub tellers: Vec<Teller>,
     /// Databases served, by path.
     pub served: HashMap<PathBuf, Served>,
     /// Databases followed, by path.
@@ -39,6 +41,14 @@ pub struct Served {
     pub server: Arc<Server>,
     /// Its URL.
     pub url: String,
+}
+
+/// An address that tells of all of the process, and serves nothing.
+pub struct Teller {
+    /// The database of the connection that opened it; none if that was in memory or temporary.
+    pub opened_by: Option<PathBuf>,
+    /// The address.
+    pub server: Arc<Server>,
 }
 
 /// Called when the extension is loaded: makes the registry of this process if there is none yet.
@@ -56,6 +66,14 @@ pub fn registry() -> Result<&'static Registry> {
              survive a fork; open a new connection here and load the extension with it",
         )
     })
+}
+
+/// What runs now, for those who tell of it. Nothing in a forked child.
+pub fn told() -> net::Running {
+    let Ok(registry) = registry() else { return net::Running::default() };
+    let running = registry.running();
+    let served = running.served.values().map(|served| (Arc::clone(&served.primary), served.url.clone()));
+    net::Running { served: served.collect(), followed: running.followed.values().cloned().collect() }
 }
 
 impl Registry {
@@ -99,6 +117,19 @@ impl Registry {
         Some(served.url)
     }
 
+    /// Closes the addresses for metrics only that a connection to `database` opened. Returns their URLs.
+    pub fn stop_telling(&self, database: Option<&Path>) -> Vec<String> {
+        let mut running = self.running();
+        let tellers = std::mem::take(&mut running.tellers);
+        let (ended, kept): (Vec<Teller>, Vec<Teller>) =
+            tellers.into_iter().partition(|teller| teller.opened_by.as_deref() == database);
+        running.tellers = kept;
+        running.servers.retain(|server| !ended.iter().any(|teller| Arc::ptr_eq(server, &teller.server)));
+        drop(running);
+        ended.iter().for_each(|teller| teller.server.stop());
+        ended.iter().map(|teller| teller.server.url()).collect()
+    }
+
     /// Ends following with the database at `path`, and serving it on. Returns the URL followed.
     pub fn stop_following(&self, path: &Path) -> Option<String> {
         if self.primary(path).is_some_and(|primary| primary.is_relay()) {
@@ -128,10 +159,15 @@ pub fn file_of(host: Host, schema: &str, doing: &str) -> Result<PathBuf> {
 /// A normal end of the process: every thread ends before it, and the private connections are closed.
 fn stop_all() {
     let Ok(registry) = registry() else { return };
-    let (served, followed): (Vec<PathBuf>, Vec<PathBuf>) = {
+    let (served, followed, telling) = {
         let running = registry.running();
-        (running.served.keys().cloned().collect(), running.followed.keys().cloned().collect())
+        let telling: Vec<_> = running.tellers.iter().map(|teller| teller.opened_by.clone()).collect();
+        let (served, followed) = (running.served.keys().cloned(), running.followed.keys().cloned());
+        (served.collect::<Vec<_>>(), followed.collect::<Vec<_>>(), telling)
     };
+    for database in telling {
+        registry.stop_telling(database.as_deref());
+    }
     for path in served {
         registry.stop_serving(&path);
     }

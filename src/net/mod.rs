@@ -11,7 +11,9 @@
 mod address;
 mod client;
 mod databases;
+mod metrics;
 mod percent;
+mod report;
 mod routes;
 mod server;
 mod stream;
@@ -19,6 +21,7 @@ mod url;
 mod write_timeout;
 
 pub use client::HttpUpstream;
+pub use report::{Part, Row, Running, Source, state_of};
 pub use server::Server;
 pub use url::Url;
 

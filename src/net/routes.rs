@@ -3,6 +3,7 @@
 //! | request | answer |
 //! |---|---|
 //! | `GET /healthz` | `ok` |
+//! | `GET /metrics` | all that the process counted, in the text format of Prometheus |
 //! | `GET /stream?path=P&generation=G&index=I&offset=O` | the records of database P, from that position on |
 //! | `POST /stream?path=P&page_size=S` | the same for a replica that has pages with the checksums in the body |
 //! | `POST /verify?path=P&page_size=S&generation=G&index=I&offset=O` | which of the pages with the checksums in the body are not what they should be at that position, as JSON |
@@ -26,6 +27,8 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::databases::{Databases, Missing, Open};
+use super::metrics;
+use super::report::Source;
 use super::stream::FeedStream;
 use crate::base::{Error, Kind, PageSize, Position};
 use crate::format::checksum::PageChecksum;
@@ -40,10 +43,11 @@ const SHOWN_PAGES: usize = 1000;
 #[derive(Clone)]
 pub struct Client(pub String);
 
-/// Every route, over what is served.
-pub fn router(databases: Arc<Databases>) -> Router {
+/// Every route, over what is served here; `source` tells of all of the process.
+pub fn router(databases: Arc<Databases>, source: Source) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }).fallback(wrong_method))
+        .route("/metrics", get(move || metrics(source)).fallback(wrong_method))
         .route("/stream", get(stream).post(compare).head(wrong_method).fallback(wrong_method))
         .route("/verify", post(verify).fallback(wrong_method))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "Not found") })
@@ -52,6 +56,12 @@ pub fn router(databases: Arc<Databases>) -> Router {
 
 async fn wrong_method() -> impl IntoResponse {
     ([(ALLOW, HeaderValue::from_static("GET"))], refuse(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"))
+}
+
+async fn metrics(source: Source) -> Result<Response, Refusal> {
+    let text = blocking(move || metrics::encode(source().rows())).await?;
+    let text = text.map_err(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))?;
+    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE), (CACHE_CONTROL, "no-store")], text).into_response())
 }
 
 async fn stream(

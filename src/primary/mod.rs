@@ -13,6 +13,7 @@ mod catch_up;
 mod commit_log;
 mod compare;
 mod core;
+mod counters;
 mod feed;
 mod feed2022;
 mod history;
@@ -26,6 +27,7 @@ mod unwatched;
 
 pub use self::core::Seen;
 pub use compare::Comparison;
+pub use counters::{Counts, Effort, Sending};
 pub use feed::{Ask, Feed, Step, Version};
 pub use relay::Feeding;
 pub use replicas::ReplicaRow;
