@@ -23,6 +23,8 @@ litestream_pull|1|1
 litestream_pull|2|1
 litestream_serve|1|1
 litestream_serve|2|1
+litestream_snapshot|1|1
+litestream_snapshot|2|1
 litestream_stop|0|1
 litestream_verify|0|1
 litestream_verify|1|1
@@ -172,6 +174,7 @@ fn a_schema_cannot_call_what_has_an_effect() {
         "litestream_pull('http://127.0.0.1:1/app.db', '{}')",
         "litestream_follow('http://127.0.0.1:1/app.db')",
         "litestream_follow('http://127.0.0.1:1/app.db', '{}')",
+        "litestream_snapshot('copy.db')",
         "litestream_stop()",
         "litestream_apply_frame(1, 1, zeroblob(4096))",
         "litestream_apply_wal(x'00')",

@@ -21,7 +21,10 @@ fn damages(path: &Path, foreign: &Path) -> Vec<(String, Box<dyn Fn()>)> {
     let name = path.file_name().unwrap().to_string_lossy().into_owned();
     let mut damages = vec![
         (format!("{name} is empty"), write(Vec::new())),
-        (format!("{name} is noise"), write((0..3000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8).collect())),
+        (
+            format!("{name} is noise"),
+            write((0..3000u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 11) as u8).collect()),
+        ),
         (format!("{name} is endless text"), write(b"0123456789abcdef/".repeat(100_000))),
         (format!("{name} is that of another database"), write(other)),
     ];
@@ -37,7 +40,8 @@ fn damages(path: &Path, foreign: &Path) -> Vec<(String, Box<dyn Fn()>)> {
     }
     let (gone, beside) = (path.to_path_buf(), path.with_extension("tmp"));
     damages.push((format!("{name} is gone"), Box::new(move || drop(fs::remove_file(&gone)))));
-    damages.push((format!("half of a new {name} is left over"), Box::new(move || fs::write(&beside, b"7f29").unwrap())));
+    damages
+        .push((format!("half of a new {name} is left over"), Box::new(move || fs::write(&beside, b"7f29").unwrap())));
     let dangling = path.to_path_buf();
     damages.push((
         format!("{name} is a link that leads nowhere"),
@@ -90,10 +94,9 @@ impl Line {
 fn whatever_became_of_a_file_of_a_sidecar_the_replica_gets_what_the_primary_has() {
     let (base, foreign) = (Line::new(0), Line::new(1));
     let line = Line { temp: Temp::new() };
-    for (database, base, foreign) in [
-        (line.primary(), base.primary(), foreign.primary()),
-        (line.replica(), base.replica(), foreign.replica()),
-    ] {
+    for (database, base, foreign) in
+        [(line.primary(), base.primary(), foreign.primary()), (line.replica(), base.replica(), foreign.replica())]
+    {
         let sidecar = |database: &Path, name: &str| with_suffix(database, "-litestream").join(name);
         for name in FILES {
             let cases = {

@@ -10,6 +10,7 @@ mod registry;
 mod relay;
 mod serve;
 mod session;
+mod snapshot;
 mod stop;
 mod tables;
 mod telling;
@@ -25,10 +26,11 @@ use session::Session;
 type Function = fn(&Call, &Session, &Registry) -> Result<Output>;
 
 /// Name, least and most number of arguments, body.
-const FUNCTIONS: [(&str, i32, i32, Function); 13] = [
+const FUNCTIONS: [(&str, i32, i32, Function); 14] = [
     ("litestream_serve", 1, 2, serve::serve),
     ("litestream_pull", 1, 2, follow::pull),
     ("litestream_follow", 1, 2, follow::follow),
+    ("litestream_snapshot", 1, 2, snapshot::snapshot),
     ("litestream_stop", 0, 0, stop::stop),
     ("litestream_position", 0, 0, position::position),
     ("litestream_wait", 1, 2, position::wait),

@@ -16,6 +16,7 @@ mod percent;
 mod report;
 mod routes;
 mod server;
+mod snapshot;
 mod stream;
 mod url;
 mod write_timeout;

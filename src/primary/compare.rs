@@ -34,7 +34,7 @@ impl Primary {
     }
 
     /// Calls `then` when the checksum of every page is known.
-    fn with_all_read<T>(&self, then: impl FnOnce(&Core) -> T) -> Result<T> {
+    pub(super) fn with_all_read<T>(&self, then: impl FnOnce(&Core) -> T) -> Result<T> {
         loop {
             let mut core = self.lock_core();
             core.reading(|core, news| self.publish(core, &news), |core, places| core.read_unread(places, AT_ONCE))?;

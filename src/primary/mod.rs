@@ -22,6 +22,7 @@ mod pages;
 mod relay;
 mod replicas;
 mod served;
+mod snapshot;
 mod tail;
 mod unwatched;
 
@@ -32,3 +33,4 @@ pub use feed::{Ask, Feed, Step, Version};
 pub use relay::Feeding;
 pub use replicas::ReplicaRow;
 pub use served::{Options, Primary, Status};
+pub use snapshot::{Content, Copying, Permit};

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -82,6 +82,8 @@ pub struct Primary {
     pages: AtomicU64,
     bytes: AtomicU64,
     pub(super) counters: Counters,
+    /// Copies for downloads that there are now.
+    pub(super) copies: AtomicUsize,
     /// Whether a writer is checkpointing in the commit hook, which sees to the rest itself.
     pub(super) inline: AtomicBool,
     failing: AtomicBool,
@@ -139,6 +141,7 @@ impl Primary {
             pages: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             counters: Counters::default(),
+            copies: AtomicUsize::new(0),
             inline: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             last_error: Mutex::default(),
