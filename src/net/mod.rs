@@ -12,6 +12,7 @@ mod address;
 mod client;
 mod databases;
 mod metrics;
+mod page;
 mod percent;
 mod report;
 mod routes;

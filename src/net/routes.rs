@@ -2,6 +2,8 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /` | a page that tells of all of the process |
+//! | `GET /status.json` | the same as data |
 //! | `GET /healthz` | `ok` |
 //! | `GET /metrics` | all that the process counted, in the text format of Prometheus |
 //! | `GET /snapshot?path=P` | database P as a file |
@@ -29,6 +31,7 @@ use serde_json::{Value, json};
 
 use super::databases::{Databases, Missing, Open};
 use super::metrics;
+use super::page;
 use super::report::Source;
 use super::snapshot;
 use super::stream::FeedStream;
@@ -48,6 +51,8 @@ pub struct Client(pub String);
 /// Every route, over what is served here; `source` tells of all of the process.
 pub fn router(databases: Arc<Databases>, source: Source) -> Router {
     Router::new()
+        .route("/", get(move || page::page(source)).fallback(wrong_method))
+        .route("/status.json", get(move || page::status(source)).fallback(wrong_method))
         .route("/healthz", get(|| async { "ok\n" }).fallback(wrong_method))
         .route("/metrics", get(move || metrics(source)).fallback(wrong_method))
         .route("/snapshot", get(snapshot::get).head(snapshot::head).fallback(wrong_method))
