@@ -5,6 +5,7 @@ mod follow;
 mod logging;
 mod options;
 mod position;
+mod progress;
 mod promote;
 mod registry;
 mod relay;

@@ -64,10 +64,15 @@ impl Options {
         found.copied().ok_or_else(|| self.wrong(key, &names(), &json))
     }
 
-    /// True or false.
+    /// True or false; false if it is not given.
     pub fn flag(&mut self, key: &str) -> Result<bool> {
+        self.switch(key, false)
+    }
+
+    /// True or false.
+    pub fn switch(&mut self, key: &str, default: bool) -> Result<bool> {
         match self.given.remove(key) {
-            None => Ok(false),
+            None => Ok(default),
             Some(Json::Bool(flag)) => Ok(flag),
             Some(other) => Err(self.wrong(key, "true or false", &other)),
         }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::base::{Error, Kind, Result};
 use crate::net::{self, Server};
 use crate::primary::Primary;
-use crate::replica::Follower;
+use crate::replica::{Follower, Progress};
 use crate::sqlite::{Host, PerProcess, at_exit};
 
 /// The registry of this process. A child of a fork makes its own: the threads and locks of its parent are not there
@@ -31,6 +31,8 @@ pub struct Running {
     pub served: HashMap<PathBuf, Served>,
     /// Databases followed, by path.
     pub followed: HashMap<PathBuf, Arc<Follower>>,
+    /// Databases that are being brought up to date by a call that has not returned yet.
+    beginning: Vec<net::Followed>,
 }
 
 /// A database served.
@@ -49,6 +51,12 @@ pub struct Teller {
     pub opened_by: Option<PathBuf>,
     /// The address.
     pub server: Arc<Server>,
+}
+
+/// A database that is being brought up to date.
+pub struct Beginning<'r> {
+    registry: &'r Registry,
+    progress: Arc<Progress>,
 }
 
 /// Called when the extension is loaded: makes the registry of this process if there is none yet.
@@ -73,7 +81,12 @@ pub fn told() -> net::Running {
     let Ok(registry) = registry() else { return net::Running::default() };
     let running = registry.running();
     let served = running.served.values().map(|served| (Arc::clone(&served.primary), served.url.clone()));
-    net::Running { served: served.collect(), followed: running.followed.values().cloned().collect() }
+    let followed = running.followed.values().map(|follower| net::Followed {
+        path: follower.path().to_path_buf(),
+        url: follower.url().to_string(),
+        progress: follower.progress(),
+    });
+    net::Running { served: served.collect(), followed: followed.chain(running.beginning.iter().cloned()).collect() }
 }
 
 impl Registry {
@@ -95,6 +108,20 @@ impl Registry {
     /// The follower of the database at `path`.
     pub fn follower(&self, path: &Path) -> Option<Arc<Follower>> {
         self.running().followed.get(path).map(Arc::clone)
+    }
+
+    /// Tells of a database that is being brought up to date, until the guard goes or it is followed.
+    pub fn beginning(&self, path: &Path, url: &str, progress: &Arc<Progress>) -> Beginning<'_> {
+        let followed = net::Followed { path: path.into(), url: url.into(), progress: Arc::clone(progress) };
+        self.running().beginning.push(followed);
+        Beginning { registry: self, progress: Arc::clone(progress) }
+    }
+
+    /// Keeps a follower whose first catch-up was applied.
+    pub fn follows(&self, path: PathBuf, follower: Arc<Follower>) {
+        let mut running = self.running();
+        running.forget(&follower.progress());
+        running.followed.insert(path, follower);
     }
 
     /// Ends serving the database at `path`, and its server if it was the last one there. Returns its URL.
@@ -138,6 +165,18 @@ impl Registry {
         let follower = self.running().followed.remove(path)?;
         follower.stop();
         Some(follower.url().to_string())
+    }
+}
+
+impl Running {
+    fn forget(&mut self, progress: &Arc<Progress>) {
+        self.beginning.retain(|known| !Arc::ptr_eq(&known.progress, progress));
+    }
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        self.registry.running().forget(&self.progress);
     }
 }
 

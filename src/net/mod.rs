@@ -23,7 +23,7 @@ mod url;
 mod write_timeout;
 
 pub use client::HttpUpstream;
-pub use report::{Part, Row, Running, Source, state_of};
+pub use report::{Followed, Part, Row, Running, Source, state_of};
 pub use server::Server;
 pub use url::Url;
 

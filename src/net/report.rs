@@ -5,15 +5,26 @@ use std::sync::Arc;
 
 use crate::base::{Headway, Past, Position};
 use crate::primary::{Counts, Primary, ReplicaRow};
-use crate::replica::Follower;
+use crate::replica::Progress;
 
 /// Everything that is served and followed in this process, as the registry knows it.
 #[derive(Default)]
 pub struct Running {
     /// Databases served, each with its URL.
     pub served: Vec<(Arc<Primary>, String)>,
-    /// Databases followed.
-    pub followed: Vec<Arc<Follower>>,
+    /// Databases followed, or being brought up to date.
+    pub followed: Vec<Followed>,
+}
+
+/// A database that is fed from an upstream.
+#[derive(Clone)]
+pub struct Followed {
+    /// Its file.
+    pub path: PathBuf,
+    /// The URL of the upstream.
+    pub url: String,
+    /// How far it has come.
+    pub progress: Arc<Progress>,
 }
 
 /// Asks for that. May wait for those who begin to serve or follow.
@@ -72,7 +83,7 @@ impl Running {
     /// One row for each database served, then one for each that is followed, by path.
     pub fn rows(&self) -> Vec<Row> {
         let mut served: Vec<Row> = self.served.iter().map(|(primary, url)| of_served(primary, url)).collect();
-        let mut followed: Vec<Row> = self.followed.iter().map(|follower| of_followed(follower)).collect();
+        let mut followed: Vec<Row> = self.followed.iter().map(of_followed).collect();
         for rows in [&mut served, &mut followed] {
             rows.sort_by(|one, other| one.path.cmp(&other.path));
         }
@@ -127,14 +138,14 @@ fn of_served(primary: &Primary, url: &str) -> Row {
     }
 }
 
-fn of_followed(follower: &Follower) -> Row {
-    let status = follower.status();
+fn of_followed(followed: &Followed) -> Row {
+    let status = followed.progress.row();
     Row {
-        path: follower.path().to_path_buf(),
+        path: followed.path.clone(),
         role: "replica",
         state: status.state,
         reason: status.reason,
-        url: follower.url().to_string(),
+        url: followed.url.clone(),
         position: status.position,
         lag: status.lag,
         db_bytes: status.db_bytes,

@@ -11,7 +11,7 @@ use super::feeder::{Feeder, Options, Until};
 use super::relay::{Relay, RelaySlot};
 use super::status::{Progress, State};
 use super::trust::Doubted;
-use super::{StatusRow, Upstream, stream};
+use super::{Upstream, stream};
 use crate::base::{Error, Kind, Position, Result, limits};
 use crate::sqlite::{guarded, random_bytes, spawn};
 
@@ -100,13 +100,8 @@ impl Follower {
     }
 
     /// How far it has come.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
-    }
-
-    /// What the status table tells.
-    pub fn status(&self) -> StatusRow {
-        self.progress.row()
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
     }
 
     /// Begins to serve the replica on: calls `start` with its position while nothing is written to it.
