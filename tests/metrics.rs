@@ -252,3 +252,63 @@ fn an_address_for_metrics_ends_with_the_database_that_it_was_opened_from() {
     std::net::TcpStream::connect(address(&own)).expect_err("nobody listens any more");
     assert_eq!(primary.ask("SELECT litestream_stop() IS NULL"), "1");
 }
+
+#[test]
+fn what_differed_and_was_mended_is_counted() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp.path("primary.db"));
+    let replica_file = temp.path("replica.db");
+    let mut replica = Shell::open(&replica_file);
+    replica.run(&format!("SELECT litestream_follow('{url}', '{{\"writable\": true}}')"));
+    let own = replica.ask("SELECT litestream_serve('127.0.0.1:0', '{\"metrics_only\": true}')");
+    stock(&replica_file, "INSERT INTO t(x) VALUES ('not from the primary')");
+    primary.run("INSERT INTO t(x) VALUES ('two')");
+    catch_up(&mut primary, &mut replica);
+    until_gives(&mut replica, "SELECT heals FROM litestream_status", "1");
+    let (seen, there) = (Scrape::of(&own), labels(&replica_file, ",role=\"replica\""));
+    assert_eq!(seen.value(&format!("litestream_heals_total{there}")), 1.0);
+    assert_eq!(seen.value(&format!("litestream_verification_failures_total{there}")), 1.0);
+    let sent = Scrape::of(&url);
+    let caught_up = labels(&temp.path("primary.db"), ",role=\"primary\",kind=\"catch_up\"");
+    assert!(sent.value(&format!("litestream_sent_pages_total{caught_up}")) >= 1.0);
+    assert!(sent.value(&format!("litestream_sent_bytes_total{caught_up}")) > 4096.0);
+}
+
+#[test]
+fn a_relay_tells_of_its_file_once_and_of_both_its_roles() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp.path("primary.db"));
+    let file = temp.path("relay.db");
+    let mut relay = following(&file, &url);
+    let relayed = relay.ask("SELECT litestream_serve('127.0.0.1:0')");
+    let _leaf = following(&temp.path("leaf.db"), &relayed);
+    catch_up(&mut primary, &mut relay);
+    let seen = Scrape::of(&relayed);
+    assert!(seen.value(&format!("litestream_db_size{}", labels(&file, ""))) >= 4096.0);
+    assert_eq!(seen.value(&format!("litestream_connections_total{}", labels(&file, ",role=\"relay\""))), 1.0);
+    assert_eq!(seen.value(&format!("litestream_connections_total{}", labels(&file, ",role=\"replica\""))), 1.0);
+    assert!(seen.value(&format!("litestream_lag_seconds{}", labels(&file, ",role=\"replica\""))) < 60.0);
+}
+
+#[test]
+fn checkpoints_are_counted_and_a_copy_counts_as_a_snapshot() {
+    let temp = Temp::new();
+    let file = temp.path("primary.db");
+    let (mut primary, url) = serving_bank(&file, 100, "{}");
+    for seed in 0..60 {
+        primary.run(&bank::step(seed, 60));
+    }
+    let checkpoints = format!("litestream_checkpoint_count{}", labels(&file, ",mode=\"PASSIVE\""));
+    until("a checkpoint was counted", || match Scrape::of(&url).value(&checkpoints) {
+        0.0 => Err("none"),
+        _ => Ok(()),
+    });
+    let seen = Scrape::of(&url);
+    assert!(seen.value(&format!("litestream_checkpoint_seconds{}", labels(&file, ",mode=\"PASSIVE\""))) > 0.0);
+    assert!(seen.value(&format!("litestream_total_wal_bytes{}", labels(&file, ""))) > 60.0 * 60.0 * 4096.0);
+    let bytes = std::io::copy(&mut get(&url, "/snapshot", &[]), &mut std::io::sink()).unwrap();
+    let seen = Scrape::of(&url);
+    assert_eq!(seen.value(&format!("litestream_snapshots_total{}", labels(&file, ",role=\"primary\""))), 1.0);
+    let snapshot = labels(&file, ",role=\"primary\",kind=\"snapshot\"");
+    assert_eq!(seen.value(&format!("litestream_sent_bytes_total{snapshot}")), bytes as f64);
+}

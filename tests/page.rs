@@ -9,6 +9,7 @@ mod support;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde_json::Value;
 use support::*;
@@ -195,6 +196,25 @@ fn a_browser_keeps_the_page_up_to_date_and_runs_nothing_else() {
         assert!(points.split(' ').count() >= 2, "it was drawn again and again: {points}");
         assert!(!document.contains("<img") && document.contains("<title>litestream</title>"), "names are text");
     }
+}
+
+#[test]
+fn a_database_that_comes_later_appears_on_the_page() {
+    let temp = Temp::new();
+    let (_primary, _replica, url, _own) = pair(&temp, "later.db");
+    let mut idle = Shell::open(":memory:".as_ref());
+    let before = body(&idle.ask("SELECT litestream_serve('127.0.0.1:0', '{\"metrics_only\": true}')"), "/");
+    assert!(!before.contains("later.db"));
+    let asked = AtomicU32::new(0);
+    let server = Upstream::start(move |request, reply| match request.line.as_str() {
+        "GET /" if asked.fetch_add(1, Ordering::SeqCst) == 0 => reply.text("200 OK", "text/html", &before),
+        "GET /" => reply.text("200 OK", "text/html", &body(&url, "/")),
+        "GET /status.json" => reply.text("200 OK", "application/json", &body(&url, "/status.json")),
+        other => panic!("the browser asks for {other}"),
+    });
+    let Some((document, console)) = browse(&format!("{}/", server.url()), &[]) else { return };
+    assert_eq!(console, "");
+    assert!(document.contains("later.db") && document.contains(">live<"), "{document}");
 }
 
 #[test]

@@ -9,18 +9,23 @@
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, text};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 
-use super::report::{Part, Row, STATES, state_of};
-use crate::primary::{Effort, Sending};
+use super::report::{Part, Reporter, Row, STATES, state_of};
+use super::routes::{Refusal, refuse};
+use crate::primary::{Counts, Effort, Sending};
 use crate::sqlite;
 
-/// The type of what [`encode`] gives.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// A metric: its name, what it says, its type, and its samples for one database.
 struct Family(&'static str, &'static str, MetricType, fn(&Row) -> Vec<Sample>);
@@ -130,8 +135,15 @@ const OF_ROLES: [Family; 19] = [
     }),
 ];
 
+/// All metrics of the process.
+pub async fn metrics(State(reporter): State<Arc<Reporter>>) -> Result<Response, Refusal> {
+    let text = encode(reporter.rows().await?);
+    let text = text.map_err(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))?;
+    Ok(([(CONTENT_TYPE, TEXT), (CACHE_CONTROL, "no-store")], text).into_response())
+}
+
 /// All metrics of `rows`.
-pub fn encode(rows: Vec<Row>) -> Result<String, fmt::Error> {
+fn encode(rows: Vec<Row>) -> Result<String, fmt::Error> {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Rows(rows)));
     let mut out = String::new();
@@ -213,7 +225,7 @@ fn of<T>(value: Option<T>, sample: impl Fn(T) -> Sample) -> Vec<Sample> {
     value.map(sample).into_iter().collect()
 }
 
-fn served(row: &Row, value: impl Fn(&crate::primary::Counts) -> u64) -> Vec<Sample> {
+fn served(row: &Row, value: impl Fn(&Counts) -> u64) -> Vec<Sample> {
     row.counts().map_or(Vec::new(), |counts| one(value(counts)))
 }
 

@@ -6,6 +6,7 @@
 //!
 //! - [`Server`] listens at one address, on one thread with one event loop for all connections.
 //! - [`HttpUpstream`] is the other end: a blocking reader for the thread that follows.
+//! - [`Running`] is what the process serves and follows, for those who ask: `/metrics`, `/`, `/status.json`.
 //! - [`Url`] says where a database is served.
 
 mod address;

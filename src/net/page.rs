@@ -3,15 +3,17 @@
 //! The page is complete as it comes, without JavaScript. Each value in it says which member of the JSON it is and how it is
 //! shown, so that the script has no knowledge of its own of what there is.
 
+use std::sync::Arc;
+
+use axum::extract::State;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::Source;
-use super::report::{Part, Row, state_of};
-use super::routes::{Refusal, blocking};
+use super::report::{Part, Reporter, Row, state_of};
+use super::routes::Refusal;
 use crate::base::{Headway, unix_ms, utc};
 use crate::primary::{ReplicaRow, Sending};
 use crate::sqlite;
@@ -19,8 +21,8 @@ use crate::sqlite;
 const TEMPLATE: &str = include_str!("page.html");
 
 /// The page.
-pub async fn page(source: Source) -> Result<Response, Refusal> {
-    let rows = blocking(move || source().rows()).await?;
+pub async fn page(State(reporter): State<Arc<Reporter>>) -> Result<Response, Refusal> {
+    let rows = reporter.rows().await?;
     let nonce = format!("{:032x}", u128::from_le_bytes(sqlite::random_bytes()));
     let policy = format!(
         "default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; connect-src 'self'; img-src data:; \
@@ -37,8 +39,8 @@ pub async fn page(source: Source) -> Result<Response, Refusal> {
 }
 
 /// The same as data.
-pub async fn status(source: Source) -> Result<Response, Refusal> {
-    let rows = blocking(move || source().rows()).await?;
+pub async fn status(State(reporter): State<Arc<Reporter>>) -> Result<Response, Refusal> {
+    let rows = reporter.rows().await?;
     let headers =
         [(CONTENT_TYPE, "application/json"), (CACHE_CONTROL, "no-store"), (X_CONTENT_TYPE_OPTIONS, "nosniff")];
     Ok((headers, json(&rows).to_string()).into_response())
@@ -189,7 +191,7 @@ fn facts(row: &Row) -> String {
     match &row.part {
         Part::Served(counts, replicas) => facts.extend([
             ("Replicas", Shown("connected", "number", number(replicas.len() as u64))),
-            ("Connections so far", Shown("connections", "number", number(counts.connections))),
+            ("Connections", Shown("connections", "number", number(counts.connections))),
             ("Sent", Shown("sent_bytes", "bytes", bytes(sent_bytes(row)))),
         ]),
         Part::Followed(reconnects, heals, _) => facts.extend([

@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
+
+use super::routes::{Refusal, blocking};
 use crate::base::{Headway, Past, Position};
 use crate::primary::{Counts, Primary, ReplicaRow};
 use crate::replica::Progress;
@@ -29,6 +32,27 @@ pub struct Followed {
 
 /// Asks for that. May wait for those who begin to serve or follow.
 pub type Source = fn() -> Running;
+
+/// Who asks the source for all that come to one address.
+pub struct Reporter {
+    source: Source,
+    turn: Mutex<()>,
+}
+
+impl Reporter {
+    /// One that asks `source`.
+    pub fn new(source: Source) -> Reporter {
+        Reporter { source, turn: Mutex::new(()) }
+    }
+
+    /// What there is now. One asks at a time: it may have to wait for a database, and the threads that wait are those that streams
+    /// are read on.
+    pub async fn rows(&self) -> Result<Vec<Row>, Refusal> {
+        let _turn = self.turn.lock().await;
+        let source = self.source;
+        blocking(move || source().rows()).await
+    }
+}
 
 /// One database, as served or as followed.
 pub struct Row {

@@ -32,7 +32,7 @@ use serde_json::{Value, json};
 use super::databases::{Databases, Missing, Open};
 use super::metrics;
 use super::page;
-use super::report::Source;
+use super::report::{Reporter, Source};
 use super::snapshot;
 use super::stream::FeedStream;
 use crate::base::{Error, Kind, PageSize, Position};
@@ -51,25 +51,26 @@ pub struct Client(pub String);
 /// Every route, over what is served here; `source` tells of all of the process.
 pub fn router(databases: Arc<Databases>, source: Source) -> Router {
     Router::new()
-        .route("/", get(move || page::page(source)).fallback(wrong_method))
-        .route("/status.json", get(move || page::status(source)).fallback(wrong_method))
         .route("/healthz", get(|| async { "ok\n" }).fallback(wrong_method))
-        .route("/metrics", get(move || metrics(source)).fallback(wrong_method))
         .route("/snapshot", get(snapshot::get).head(snapshot::head).fallback(wrong_method))
         .route("/stream", get(stream).post(compare).head(wrong_method).fallback(wrong_method))
         .route("/verify", post(verify).fallback(wrong_method))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "Not found") })
         .with_state(databases)
+        .merge(telling(source))
+}
+
+/// What the process tells of itself, whatever is served here.
+fn telling(source: Source) -> Router {
+    Router::new()
+        .route("/", get(page::page).fallback(wrong_method))
+        .route("/metrics", get(metrics::metrics).fallback(wrong_method))
+        .route("/status.json", get(page::status).fallback(wrong_method))
+        .with_state(Arc::new(Reporter::new(source)))
 }
 
 async fn wrong_method() -> impl IntoResponse {
     ([(ALLOW, HeaderValue::from_static("GET"))], refuse(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"))
-}
-
-async fn metrics(source: Source) -> Result<Response, Refusal> {
-    let text = blocking(move || metrics::encode(source().rows())).await?;
-    let text = text.map_err(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))?;
-    Ok(([(CONTENT_TYPE, metrics::CONTENT_TYPE), (CACHE_CONTROL, "no-store")], text).into_response())
 }
 
 async fn stream(

@@ -1,7 +1,8 @@
 //! `GET /snapshot`: a served database as one file.
 //!
 //! It is copied into a file without a name first, so that its size and what it sums up to are known before the first byte of it
-//! goes out, and sent from there at the speed of the client.
+//! goes out, and sent from there at the speed of the client. All that takes long is done in pieces, so that others get their turn
+//! at the few threads that there are for it.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -51,7 +52,6 @@ pub async fn get(
         }
         begun => begun?,
     };
-    // In pieces, so that others get their turn at the few threads that there are for this.
     let (content, file) = loop {
         let (then, step) = blocking(move || step(copying)).await?;
         if let Some(copied) = step? {
@@ -78,8 +78,12 @@ pub async fn head(
 }
 
 async fn content_of(primary: &Arc<Primary>) -> std::result::Result<Content, Refusal> {
-    let primary = Arc::clone(primary);
-    Ok(blocking(move || primary.content()).await??)
+    loop {
+        let primary = Arc::clone(primary);
+        if let Some(content) = blocking(move || primary.content()).await?? {
+            return Ok(content);
+        }
+    }
 }
 
 type Step = Result<Option<(Content, File)>>;

@@ -44,10 +44,10 @@ pub struct Copying {
 pub struct Permit(Arc<Primary>);
 
 impl Primary {
-    /// What the database holds now.
-    pub fn content(&self) -> Result<Content> {
+    /// What the database holds now; none if that took more reading than is done at once, and the next call goes on.
+    pub fn content(&self) -> Result<Option<Content>> {
         let page_size = u64::from(self.page_size().get());
-        self.with_all_read(|core| Content {
+        self.with_more_read(|core| Content {
             position: core.position(),
             checksum: core.map.total().unwrap_or_default(),
             bytes: u64::from(core.seen().pages) * page_size,

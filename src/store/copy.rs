@@ -85,8 +85,7 @@ impl NewFile {
     pub fn finish(self, replace: bool) -> Result<()> {
         let named = self.file.sync_all().and_then(|()| match replace {
             true => fs::rename(&self.beside, &self.path),
-            // Unlike a rename, this fails if the name is taken.
-            false => fs::hard_link(&self.beside, &self.path),
+            false => name_new(&self.beside, &self.path),
         });
         named.and_then(|()| sync_folder_of(&self.path)).map_err(|e| match e.kind() {
             ErrorKind::AlreadyExists => taken(&self.path),
@@ -127,6 +126,18 @@ pub fn check_target(path: &Path, source: &Path, replace: bool) -> Result<()> {
         }
     }
     if !replace && fs::symlink_metadata(path).is_ok() { Err(taken(path)) } else { Ok(()) }
+}
+
+/// Gives the file `beside` the name `path`, unless that is taken. It may keep its own.
+fn name_new(beside: &Path, path: &Path) -> io::Result<()> {
+    // Unlike a rename, this fails if the name is taken.
+    match fs::hard_link(beside, path) {
+        // A file system without links.
+        Err(e) if e.kind() != ErrorKind::AlreadyExists && fs::symlink_metadata(path).is_err() => {
+            fs::rename(beside, path)
+        }
+        done => done,
+    }
 }
 
 fn taken(path: &Path) -> Error {
