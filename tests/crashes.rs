@@ -166,6 +166,29 @@ fn what_a_failed_sync_lost_is_not_claimed_after_a_later_one() {
 }
 
 #[test]
+fn what_the_failed_syncs_of_one_run_lost_is_not_claimed_by_the_next() {
+    let (origin, temp) = (Origin::new(512), Temp::new());
+    let path = temp.path("replica.db");
+    origin.replicate(&path);
+    let disk = Disk::of(&path);
+    disk.begin_journal();
+    let replica = disk.open();
+    replica.ask::<String>(&origin.follow("{}"));
+    let wait = |position: String| {
+        assert_eq!(replica.ask::<i64>(&format!("SELECT litestream_wait('{position}', 60000)")), 1);
+    };
+    wait(origin.step(5));
+    disk.fail(Fault { call: Call::Sync, nth: 0, lasting: true, short: false });
+    wait(origin.step(5));
+    until("a sync has failed", || if disk.fired() > 0 { Ok(()) } else { Err("none") });
+    replica.ask::<String>("SELECT litestream_stop()");
+    disk.heal();
+    origin.step(5);
+    replica.ask::<String>(&origin.pull("{}"));
+    survives(&origin, &disk.end_journal());
+}
+
+#[test]
 fn a_promotion_is_done_or_not() {
     let origin = Origin::new(512);
     let temp = Temp::new();
@@ -196,6 +219,38 @@ fn a_promotion_is_done_or_not() {
         stock(&path, &bank::step(1, 1));
     });
     assert!(promoted > 0 && kept > 0, "{promoted} images of a database, {kept} of a replica");
+}
+
+#[test]
+fn a_promotion_makes_durable_what_failed_syncs_left_behind() {
+    let (origin, temp) = (Origin::new(512), Temp::new());
+    let path = temp.path("replica.db");
+    origin.replicate(&path);
+    let disk = Disk::of(&path);
+    disk.begin_journal();
+    let replica = disk.open();
+    replica.ask::<String>(&origin.follow("{}"));
+    let wait = |position: String| {
+        assert_eq!(replica.ask::<i64>(&format!("SELECT litestream_wait('{position}', 60000)")), 1);
+    };
+    wait(origin.step(5));
+    disk.fail(Fault { call: Call::Sync, nth: 0, lasting: true, short: false });
+    wait(origin.step(5));
+    until("a sync has failed", || if disk.fired() > 0 { Ok(()) } else { Err("none") });
+    replica.ask::<String>("SELECT litestream_stop()");
+    disk.heal();
+    replica.ask::<Option<String>>("SELECT litestream_promote()");
+    let journal = disk.end_journal();
+    let house = Temp::new();
+    for kept in [Kept::Nothing, Kept::All, Kept::Some(1), Kept::Some(2)] {
+        for image in journal.images(journal.len(), kept) {
+            let path = house.path("replica.db");
+            remove(&path);
+            image.put(house.as_ref(), "replica.db");
+            assert_eq!(origin.state_of(&path, "after the promotion"), origin.newest(), "{kept:?} kept");
+            assert!(!is_marked(&path), "{kept:?} kept");
+        }
+    }
 }
 
 #[test]
