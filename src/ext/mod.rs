@@ -5,14 +5,17 @@ mod follow;
 mod logging;
 mod options;
 mod position;
+mod progress;
 mod promote;
 mod registry;
 mod relay;
 mod run;
 mod serve;
 mod session;
+mod snapshot;
 mod stop;
 mod tables;
+mod telling;
 mod verify;
 
 use std::sync::{Arc, Weak};
@@ -25,10 +28,11 @@ use session::Session;
 type Function = fn(&Call, &Session, &Registry) -> Result<Output>;
 
 /// Name, least and most number of arguments, body.
-const FUNCTIONS: [(&str, i32, i32, Function); 14] = [
+const FUNCTIONS: [(&str, i32, i32, Function); 15] = [
     ("litestream_serve", 1, 2, serve::serve),
     ("litestream_pull", 1, 2, follow::pull),
     ("litestream_follow", 1, 2, follow::follow),
+    ("litestream_snapshot", 1, 2, snapshot::snapshot),
     ("litestream_stop", 0, 0, stop::stop),
     ("litestream_position", 0, 0, position::position),
     ("litestream_wait", 1, 2, position::wait),

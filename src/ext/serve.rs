@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::options::Options;
-use super::registry::{Registry, Served, file_of};
+use super::registry::{Registry, Served, file_of, told};
 use super::relay::Relay;
 use super::session::Session;
 use crate::base::{Error, Kind, Result, limits};
@@ -16,8 +16,11 @@ const NAME: &str = "litestream_serve";
 /// Starts to serve the database of the calling connection. Returns its URL.
 pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Output> {
     let address = super::text(call, 0, NAME, "the address")?;
-    let known = ["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms", "write_timeout_ms"];
+    let known = ["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms", "write_timeout_ms", "metrics_only"];
     let mut options = Options::read(call, 1, NAME, &known)?;
+    if options.flag("metrics_only")? {
+        return super::telling::open(call, registry, address, options);
+    }
     let defaults = Serving::default();
     let schema = options.text("schema", "main")?;
     let serving = Serving {
@@ -38,6 +41,7 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
         )));
     }
     let (server, is_new) = server_at(address, &running.servers, &mut options)?;
+    super::telling::check_serves(&server, &running)?;
     let vfs = host.vfs(&schema)?;
     let primary = match running.followed.get(&path) {
         None => Primary::start(&path, &vfs, serving)?,
@@ -62,12 +66,12 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
 
 /// The server that listens at `address`, and whether it began to just now. The time that clients are given to take what
 /// is sent to them is one for all that is served at an address.
-fn server_at(address: &str, servers: &[Arc<Server>], options: &mut Options) -> Result<(Arc<Server>, bool)> {
+pub(super) fn server_at(address: &str, servers: &[Arc<Server>], options: &mut Options) -> Result<(Arc<Server>, bool)> {
     let existing = find(servers, address)?;
     let given = existing.as_ref().map_or(limits::WRITE_TIMEOUT, |server| server.write_timeout());
     let timeout = options.milliseconds("write_timeout_ms", given, 1)?;
     match existing {
-        None => Ok((Arc::new(Server::bind(address, timeout)?), true)),
+        None => Ok((Arc::new(Server::bind(address, timeout, told)?), true)),
         Some(server) if server.write_timeout() == timeout => Ok((server, false)),
         Some(server) => Err(Error::usage(format!(
             "{NAME}: option 'write_timeout_ms' is {}, and {} is open already with {}; leave the option out or choose another \

@@ -6,14 +6,19 @@
 //!
 //! - [`Server`] listens at one address, on one thread with one event loop for all connections.
 //! - [`HttpUpstream`] is the other end: a blocking reader for the thread that follows.
+//! - [`Running`] is what the process serves and follows, for those who ask: `/metrics`, `/`, `/status.json`.
 //! - [`Url`] says where a database is served.
 
 mod address;
 mod client;
 mod databases;
+mod metrics;
+mod page;
 mod percent;
+mod report;
 mod routes;
 mod server;
+mod snapshot;
 mod stream;
 mod url;
 mod write_timeout;
@@ -23,6 +28,7 @@ mod write_timeout;
 pub mod fuzzing;
 
 pub use client::HttpUpstream;
+pub use report::{Followed, Part, Row, Running, Source, state_of};
 pub use server::Server;
 pub use url::Url;
 

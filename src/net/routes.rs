@@ -2,7 +2,11 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /` | a page that tells of all of the process |
+//! | `GET /status.json` | the same as data |
 //! | `GET /healthz` | `ok` |
+//! | `GET /metrics` | all that the process counted, in the text format of Prometheus |
+//! | `GET /snapshot?path=P` | database P as a file |
 //! | `GET /stream?path=P&generation=G&index=I&offset=O` | the records of database P, from that position on |
 //! | `POST /stream?path=P&page_size=S` | the same for a replica that has pages with the checksums in the body |
 //! | `POST /verify?path=P&page_size=S&generation=G&index=I&offset=O` | which of the pages with the checksums in the body are not what they should be at that position, as JSON |
@@ -26,6 +30,10 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 use super::databases::{Databases, Missing, Open};
+use super::metrics;
+use super::page;
+use super::report::{Reporter, Source};
+use super::snapshot;
 use super::stream::FeedStream;
 use crate::base::{Error, Kind, PageSize, Position};
 use crate::format::checksum::PageChecksum;
@@ -40,14 +48,25 @@ const SHOWN_PAGES: usize = 1000;
 #[derive(Clone)]
 pub struct Client(pub String);
 
-/// Every route, over what is served.
-pub fn router(databases: Arc<Databases>) -> Router {
+/// Every route, over what is served here; `source` tells of all of the process.
+pub fn router(databases: Arc<Databases>, source: Source) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }).fallback(wrong_method))
+        .route("/snapshot", get(snapshot::get).head(snapshot::head).fallback(wrong_method))
         .route("/stream", get(stream).post(compare).head(wrong_method).fallback(wrong_method))
         .route("/verify", post(verify).fallback(wrong_method))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "Not found") })
         .with_state(databases)
+        .merge(telling(source))
+}
+
+/// What the process tells of itself, whatever is served here.
+fn telling(source: Source) -> Router {
+    Router::new()
+        .route("/", get(page::page).fallback(wrong_method))
+        .route("/metrics", get(metrics::metrics).fallback(wrong_method))
+        .route("/status.json", get(page::status).fallback(wrong_method))
+        .with_state(Arc::new(Reporter::new(source)))
 }
 
 async fn wrong_method() -> impl IntoResponse {
@@ -142,7 +161,7 @@ async fn answer((primary, open): (Arc<Primary>, Open), ask: Ask) -> Result<Respo
 }
 
 /// Runs what may have to wait for a lock or a file.
-async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+pub(super) async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(task).await;
     done.map_err(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))
 }
@@ -167,17 +186,17 @@ fn compression_of(headers: &HeaderMap) -> Compression {
 }
 
 /// The query of a request.
-struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    fn read(uri: &Uri) -> Result<Query, Refusal> {
+    pub fn read(uri: &Uri) -> Result<Query, Refusal> {
         axum::extract::Query::try_from_uri(uri)
             .map(|axum::extract::Query(pairs)| Query(pairs))
             .map_err(|_| refuse(StatusCode::BAD_REQUEST, "Invalid query"))
     }
 
     /// A parameter that is not empty.
-    fn value(&self, name: &str) -> Option<&str> {
+    pub fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
     }
 
@@ -233,12 +252,12 @@ fn hexadecimal(text: &str) -> Option<u64> {
 
 /// An answer that is not a stream: one line of text.
 #[derive(Debug, PartialEq, Eq)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     text: String,
 }
 
-fn refuse(status: StatusCode, text: impl Into<String>) -> Refusal {
+pub(super) fn refuse(status: StatusCode, text: impl Into<String>) -> Refusal {
     Refusal { status, text: text.into() }
 }
 

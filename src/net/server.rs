@@ -24,6 +24,7 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use super::databases::Databases;
+use super::report::Source;
 use super::routes::{self, Client};
 use super::write_timeout::WriteTimeout;
 use super::{address, url};
@@ -56,8 +57,8 @@ pub struct Server {
 
 impl Server {
     /// Listens at `host:port`. Port 0 has one picked; no host is the loopback interface. A client that takes nothing of
-    /// what is sent to it for `write_timeout` is dropped.
-    pub fn bind(addr: &str, write_timeout: Duration) -> Result<Server> {
+    /// what is sent to it for `write_timeout` is dropped. `source` says what all of the process does, for who asks.
+    pub fn bind(addr: &str, write_timeout: Duration, source: Source) -> Result<Server> {
         let listener = address::bind(addr)?;
         let failed =
             |error: io::Error| Error::io(format_args!("cannot listen on '{}'", super::printable(addr)), &error);
@@ -75,7 +76,7 @@ impl Server {
         };
 
         let databases = Arc::<Databases>::default();
-        let router = routes::router(databases.clone());
+        let router = routes::router(databases.clone(), source);
         let (stop, stopping) = watch::channel(());
         let thread = spawn("litestream-http", move || {
             runtime.block_on(serve(listener, router, write_timeout, stopping));
@@ -112,6 +113,11 @@ impl Server {
     /// What is served here.
     pub fn databases(&self) -> Vec<Arc<Primary>> {
         self.databases.all()
+    }
+
+    /// The URL of the address itself.
+    pub fn url(&self) -> String {
+        url::of_served(self.address, "")
     }
 
     /// What a replica follows to get `primary`. With the absolute path if another file served here has the same name.

@@ -325,6 +325,11 @@ impl Database {
         Ok(())
     }
 
+    /// Size of the database file in bytes.
+    pub fn db_bytes(&self) -> u64 {
+        self.connection.database().and_then(|file| file.size()).unwrap_or(0)
+    }
+
     /// Size of the WAL file in bytes.
     pub fn wal_bytes(&self) -> u64 {
         self.connection.wal().and_then(|wal| wal.size()).unwrap_or(0)
