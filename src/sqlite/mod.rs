@@ -23,7 +23,7 @@ pub use file::{Exclusive, File};
 pub use function::{Call, Output, define_function};
 pub use guard::guarded;
 pub use host::{CommitHook, Host};
-pub use process::{PerProcess, at_exit, spawn};
+pub use process::{PerProcess, at_exit, open_files_limit, spawn};
 pub use shm::{Held, LockMode, WalIndex};
 pub use table::{Cells, Table, define_table};
 pub use value::Value;
