@@ -73,22 +73,28 @@ impl Access {
         Ok(Access { tokens: settings.tokens().to_vec(), file: file.transpose()?, by_name })
     }
 
-    /// Whether a request with these headers is to be answered.
-    pub fn check(&self, headers: &HeaderMap) -> std::result::Result<(), Denied> {
+    /// Whether a request with these headers is to be answered, and by what token.
+    pub fn check(&self, headers: &HeaderMap) -> std::result::Result<Option<Digest>, Denied> {
         // A page in a browser of this machine can have its own name resolve to the loopback address, and read what is served
         // there to everybody: <https://en.wikipedia.org/wiki/DNS_rebinding>. It cannot choose what the browser calls us.
         if self.by_name && !headers.get_all(HOST).iter().all(|host| host.to_str().is_ok_and(is_own_name)) {
             return Err(Denied::Misdirected);
         }
         if self.tokens.is_empty() && self.file.is_none() {
-            return Ok(());
+            return Ok(None);
         }
         let shown = headers.get(AUTHORIZATION).and_then(|value| token_in(value.as_bytes()));
-        shown.filter(|token| self.knows(token)).map(|_| ()).ok_or(Denied::Unauthorized)
+        let digest = shown.map(|token| Digest::of(&token)).filter(|digest| self.knows(digest));
+        digest.map(Some).ok_or(Denied::Unauthorized)
     }
 
-    fn knows(&self, token: &[u8]) -> bool {
-        let digest = Digest::of(token);
+    /// Whether tokens can come and go.
+    pub fn changes(&self) -> bool {
+        self.file.is_some()
+    }
+
+    /// Whether this is one of the tokens that let in now.
+    pub fn knows(&self, digest: &Digest) -> bool {
         let from_file = self.file.as_ref().map(Reloaded::current).unwrap_or_default();
         let known = self.tokens.iter().chain(&from_file);
         known.fold(Choice::from(0), |found, one| found | one.0.ct_eq(&digest.0)).into()
@@ -137,6 +143,10 @@ mod tests {
         Access::new(&settings).expect("access")
     }
 
+    fn checked(access: &Access, headers: &HeaderMap) -> std::result::Result<(), Denied> {
+        access.check(headers).map(drop)
+    }
+
     fn headers(name: HeaderName, value: &str) -> HeaderMap {
         HeaderMap::from_iter([(name, HeaderValue::from_str(value).expect("a value"))])
     }
@@ -164,9 +174,9 @@ mod tests {
             (basic(":"), Err(Denied::Unauthorized)),
             ("Basic first".to_string(), Err(Denied::Unauthorized)),
         ] {
-            assert_eq!(access.check(&headers(AUTHORIZATION, &value)), expected, "{value}");
+            assert_eq!(checked(&access, &headers(AUTHORIZATION, &value)), expected, "{value}");
         }
-        assert_eq!(access.check(&HeaderMap::new()), Err(Denied::Unauthorized));
+        assert_eq!(checked(&access, &HeaderMap::new()), Err(Denied::Unauthorized));
     }
 
     #[test]
@@ -186,14 +196,11 @@ mod tests {
         ] {
             let asked = headers(HOST, host);
             let expected = if own { Ok(()) } else { Err(Denied::Misdirected) };
-            assert_eq!(access(&[], false).check(&asked), expected, "{host}");
-            assert_eq!(access(&[], true).check(&asked), Ok(()), "{host} where everybody is let in");
-            assert_eq!(
-                access(&["t"], false).check(&asked),
-                Err(Denied::Unauthorized),
-                "{host} where a token is asked for"
-            );
+            assert_eq!(checked(&access(&[], false), &asked), expected, "{host}");
+            assert_eq!(checked(&access(&[], true), &asked), Ok(()), "{host} where everybody is let in");
+            let guarded = checked(&access(&["t"], false), &asked);
+            assert_eq!(guarded, Err(Denied::Unauthorized), "{host} where a token is asked for");
         }
-        assert_eq!(access(&[], false).check(&HeaderMap::new()), Ok(()), "a client that says no name is no browser");
+        assert_eq!(checked(&access(&[], false), &HeaderMap::new()), Ok(()), "a client that says no name is no browser");
     }
 }

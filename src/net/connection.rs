@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
@@ -21,6 +21,7 @@ use tokio::net::TcpStream;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use super::access::Digest;
 use super::door::{self, Door};
 use super::routes::Client;
 use super::write_timeout::WriteTimeout;
@@ -82,13 +83,18 @@ async fn answer(
 ) {
     let name = Client(client.to_string());
     let router = TowerToHyperService::new(router);
+    let token: Mutex<Option<Digest>> = Mutex::default();
+    let shown = || token.lock().unwrap_or_else(PoisonError::into_inner);
     let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(name.clone());
-        let (refusal, router) = (door.refusal(&request), router.clone());
+        let (admitted, router) = (door.admit(&request), router.clone());
+        if let Ok(token) = &admitted {
+            shown().clone_from(token);
+        }
         async move {
-            match refusal {
-                Some(refusal) => Ok(door::refuse(refusal, request).await),
-                None => router.call(request).await,
+            match admitted {
+                Err(refusal) => Ok(door::refuse(refusal, request).await),
+                Ok(_) => router.call(request).await,
             }
         }
     });
@@ -100,6 +106,9 @@ async fn answer(
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = door.revoked(|| shown().clone()) => {
+            return log::warn!("the connection of {client} was ended: the token that it had shown does not count any more");
+        }
         _ = stopping.changed() => {
             connection.as_mut().graceful_shutdown();
             connection.await

@@ -123,7 +123,7 @@ fn choose<'a>(
             _ => Err(Missing::Unnamed),
         };
     };
-    if let Some((found, _)) = databases.iter().find(|(_, (path, _))| *path == Path::new(name)) {
+    if let Some((found, _)) = databases.iter().find(|(_, (path, _))| path.as_os_str() == name) {
         return Ok(*found);
     }
     let mut namesakes = databases.iter().filter(|(_, (_, file_name))| *file_name == name);
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(chosen(&paths, Some("/b/x.db")), Ok(2));
         assert_eq!(chosen(&paths, Some("y.db")), Ok(1));
         assert_eq!(chosen(&paths, Some("x.db")), Err(Missing::Ambiguous));
-        for name in ["", "z.db", "a/y.db", "/a", "/a/../a/y.db", "Y.DB"] {
+        for name in ["", "z.db", "a/y.db", "/a", "/a/../a/y.db", "/a/./y.db", "/a//y.db", "Y.DB"] {
             assert_eq!(chosen(&paths, Some(name)), Err(Missing::Unknown), "{name}");
         }
     }

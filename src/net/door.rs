@@ -14,9 +14,9 @@ use hyper::body::Incoming;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
-use super::access::{Access, Denied};
+use super::access::{Access, Denied, Digest};
 use super::admission::{Admission, Full, Place};
 use super::settings::{Limits, Settings};
 use super::tls::ServerTls;
@@ -31,6 +31,8 @@ const TURNED_AWAY: usize = 32;
 pub const TURNING_AWAY: Duration = Duration::from_secs(2);
 /// How much of a request that is refused is read all the same: a client that is still sending would not see the answer.
 const READ_ANYWAY: usize = 1 << 20;
+/// How often it is looked whether the token of a connection still counts.
+const RECHECKED_EVERY: Duration = Duration::from_secs(1);
 /// How often the log says that there is no room.
 const SAID_EVERY: Duration = Duration::from_secs(60);
 
@@ -90,12 +92,25 @@ impl Door {
         self.admission.enter(client.ip(), descriptor, open_files_limit())
     }
 
-    /// What a request is answered that is not let in. None when it is.
-    pub fn refusal<B>(&self, request: &Request<B>) -> Option<Response> {
-        if request.uri().path() == OPEN_PATH {
-            return None;
+    /// Lets a request in, by a token if one is asked for; or says what it is answered.
+    pub fn admit<B>(&self, request: &Request<B>) -> std::result::Result<Option<Digest>, Response> {
+        match request.uri().path() {
+            OPEN_PATH => Ok(None),
+            _ => self.access.check(request.headers()).map_err(denial),
         }
-        self.access.check(request.headers()).err().map(denial)
+    }
+
+    /// Ends when the token that `shown` gives does not let in any more. Those in a file can be taken out of it.
+    pub async fn revoked(&self, shown: impl Fn() -> Option<Digest>) {
+        if !self.access.changes() {
+            return std::future::pending().await;
+        }
+        loop {
+            sleep(RECHECKED_EVERY).await;
+            if shown().is_some_and(|digest| !self.access.knows(&digest)) {
+                return;
+            }
+        }
     }
 
     /// A permit to tell one more connection that there is no room for it, and what to tell.
