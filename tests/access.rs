@@ -450,3 +450,27 @@ fn a_path_leads_nowhere_but_to_what_is_served() {
         assert!(status == 404 && !text.contains(&shown), "{target}: {status} {text}");
     }
 }
+
+#[test]
+fn an_error_names_the_database_and_not_its_folder() {
+    let temp = Temp::new();
+    let path = temp.folder("inner").join("app.db");
+    let disk = Disk::of(&path);
+    let primary = disk.open();
+    primary.run(NEW);
+    let url: String = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
+    disk.fail(Fault { call: Call::Read, nth: 0, lasting: true, short: false });
+    let socket = std::net::TcpStream::connect(address(&url)).unwrap();
+    let head =
+        "POST /verify?path=app.db&page_size=4096 HTTP/1.1\r\nHost: localhost\r\nContent-Length: 8\r\n\r\n12345678";
+    let answer = raw(socket, head.as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 503 ") && answer.contains("app.db"), "{answer}");
+    let mut stream = get(&url, "/stream?path=app.db", &[VERSION_2]);
+    let last = std::iter::from_fn(|| stream::Record::read(&mut stream)).find(|record| record.kind == stream::ERROR);
+    let text = String::from_utf8_lossy(&last.expect("why it ends").payload).into_owned();
+    assert!(text.contains("app.db"), "{text}");
+    for said in [answer, text] {
+        assert!(!said.contains("inner") && !said.contains(&*temp.path("").to_string_lossy()), "{said}");
+    }
+    disk.heal();
+}

@@ -31,7 +31,12 @@ impl Table for Status {
                 shown(path),
                 if served.primary.is_relay() { "relay" } else { "primary" }.into(),
                 if status.failing { "stalled" } else { "serving" }.into(),
-                status.last_error.clone().filter(|_| status.failing).into(),
+                status
+                    .last_error
+                    .clone()
+                    .filter(|_| status.failing)
+                    .or_else(|| served.server.warning().map(String::from))
+                    .into(),
                 served.url.as_str().into(),
                 position(status.position),
                 Output::Null,

@@ -93,7 +93,7 @@ async fn answer(
         }
         async move {
             match admitted {
-                Err(refusal) => Ok(door::refuse(refusal, request).await),
+                Err(denied) => Ok(door::refuse(denied, request).await),
                 Ok(_) => router.call(request).await,
             }
         }

@@ -86,17 +86,29 @@ impl Door {
         }
     }
 
+    /// What is dangerous about serving at `address`, if anything is.
+    pub fn warning(&self, address: SocketAddr) -> Option<&'static str> {
+        let public = !address.ip().to_canonical().is_loopback();
+        match (self.settings.is_guarded(), self.tls.is_some()) {
+            (false, _) if public => Some("everybody who reaches the address reads the database (insecure)"),
+            (true, false) if public => {
+                Some("tokens and the database go over the network in the clear; give tls_cert and tls_key")
+            }
+            _ => None,
+        }
+    }
+
     /// Takes a connection on, or says what there is no room in.
     pub fn enter(&self, socket: &TcpStream, client: SocketAddr) -> std::result::Result<Place, Full> {
         let descriptor = u64::try_from(socket.as_raw_fd()).unwrap_or(0);
         self.admission.enter(client.ip(), descriptor, open_files_limit())
     }
 
-    /// Lets a request in, by a token if one is asked for; or says what it is answered.
-    pub fn admit<B>(&self, request: &Request<B>) -> std::result::Result<Option<Digest>, Response> {
+    /// Lets a request in, by a token if one is asked for.
+    pub fn admit<B>(&self, request: &Request<B>) -> std::result::Result<Option<Digest>, Denied> {
         match request.uri().path() {
             OPEN_PATH => Ok(None),
-            _ => self.access.check(request.headers()).map_err(denial),
+            _ => self.access.check(request.headers()),
         }
     }
 
@@ -165,7 +177,7 @@ pub async fn turn_away(mut socket: impl AsyncRead + AsyncWrite + Unpin, answer: 
 }
 
 /// The answer to a request that is not let in, once some of its body was read.
-pub async fn refuse(refusal: Response, request: Request<Incoming>) -> Response {
+pub async fn refuse(denied: Denied, request: Request<Incoming>) -> Response {
     let mut body = request.into_body();
     let read = async {
         let mut left = READ_ANYWAY;
@@ -176,7 +188,7 @@ pub async fn refuse(refusal: Response, request: Request<Incoming>) -> Response {
         }
     };
     drop(timeout(TURNING_AWAY, read).await);
-    refusal
+    denial(denied)
 }
 
 fn denial(denied: Denied) -> Response {
@@ -192,6 +204,37 @@ fn denial(denied: Denied) -> Response {
         Denied::Misdirected => {
             let text = "Ask by address, or as localhost: without a token, no other name is answered\n";
             (StatusCode::MISDIRECTED_REQUEST, nosniff, text).into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::expect_used)]
+mod tests {
+    use super::*;
+    use crate::net::token::Token;
+
+    #[test]
+    fn what_strangers_can_read_is_refused_or_warned_of() {
+        let (near, far) = ("127.0.0.1:9090", "192.0.2.1:9090");
+        let mut guarded = Settings::default();
+        guarded.set_tokens(&[Token::new("t0ken").expect("a token")]);
+        let mut insecure = Settings::default();
+        insecure.insecure = true;
+        for (settings, address, allowed, warned) in [
+            (Settings::default(), near, true, false),
+            (Settings::default(), "[::1]:9090", true, false),
+            (Settings::default(), "[::ffff:127.0.0.1]:9090", true, false),
+            (Settings::default(), far, false, true),
+            (Settings::default(), "0.0.0.0:9090", false, true),
+            (insecure.clone(), near, true, false),
+            (insecure, far, true, true),
+            (guarded.clone(), near, true, false),
+            (guarded, far, true, true),
+        ] {
+            let (door, address) = (Door::new(settings).expect("a door"), address.parse().expect("an address"));
+            assert_eq!(door.check_addresses(&[address]).is_ok(), allowed, "{address}");
+            assert_eq!(door.warning(address).is_some(), warned, "{address}");
         }
     }
 }

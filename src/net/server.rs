@@ -60,6 +60,9 @@ impl Server {
             TcpListener::from_std(listener).map_err(failed)?
         };
 
+        if let Some(warning) = door.warning(address) {
+            log::warn!("{address}: {warning}");
+        }
         let databases = Arc::new(Databases::new(*door.limits()));
         let router = routes::router(databases.clone());
         let (stop, stopping) = watch::channel(());
@@ -76,6 +79,11 @@ impl Server {
     /// Where it listens, with the port that was picked.
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// What is dangerous about serving there, if anything is.
+    pub fn warning(&self) -> Option<&'static str> {
+        self.door.warning(self.address)
     }
 
     /// How it is served.

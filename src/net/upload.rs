@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::{Body, Bytes, HttpBody};
 use http_body_util::BodyExt;
 use tokio::time::{Instant, timeout_at};
 
@@ -40,6 +40,9 @@ impl Upload {
 
     /// The next piece; none at the end.
     pub async fn next(&mut self) -> Result<Option<Bytes>, Failed> {
+        if self.body.size_hint().lower() > self.most.saturating_sub(self.received) {
+            return Err(Failed::Long);
+        }
         let enough = self.began + self.patience + Duration::from_secs(self.received / LEAST);
         let until = enough.min(Instant::now() + self.patience);
         loop {
