@@ -3,6 +3,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help demo test torture faults build bench goldens clean
 
+# Kills processes at their system calls, where there is such a thing.
+STRACE := $(if $(filter Linux,$(shell uname -s)),strace)
+
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
@@ -12,7 +15,7 @@ demo: ## See a replica follow a database, in some 20 seconds after the build
 	@bash sql/demo/demo.sh target/release/liblitestream
 
 test: ## Run every check and every test
-	@.ci/setup sqlite3 curl
+	@.ci/setup sqlite3 curl $(STRACE)
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --no-fail-fast
@@ -21,9 +24,9 @@ torture: ## Kill, stop, damage and cut everything for SECONDS=60, with SEED=n to
 	@.ci/setup sqlite3
 	TORTURE_SECONDS="$(SECONDS)" TORTURE_SEED="$(SEED)" cargo test --locked --test torture -- --ignored --nocapture
 
-faults: ## Fail every call to the storage, and cut the power at every moment; some minutes
-	@.ci/setup sqlite3
-	FAULTS=all cargo test --locked --test storage_faults --test crashes -- --nocapture
+faults: ## Fail every call to the storage, cut the power and kill the process at every moment; some minutes
+	@.ci/setup sqlite3 $(STRACE)
+	FAULTS=all cargo test --locked --test storage_faults --test crashes --test interrupted -- --nocapture
 
 build: ## Build the library: target/release/liblitestream.so (.dylib on macOS)
 	@.ci/setup

@@ -74,15 +74,13 @@ fn wrong_streams(page_size: u32) -> Vec<(&'static str, Vec<u8>, &'static str)> {
         stream
     };
     let mut flagged = stream::encode(&good);
-    flagged[40 + 16 + 7] = 1;
+    flagged[40 + 20 + 7] = 1;
     let mut short_count = stream::pages(&[page(1), page(2)]);
     short_count.payload[3] = 1;
     let mut zero_count = stream::pages(&[page(1)]);
     zero_count.payload[3] = 0;
-    let mut mode = begin();
-    mode.payload[7] = 2;
-    let mut reserved = commit();
-    reserved.payload[7] = 1;
+    let mode = begin().with(|fields| fields[7] = 2);
+    let turned = Record { offset: LATER.2 ^ 8, ..commit() };
     let lock_page = (1 << 30) / page_size + 1;
     let zeros = vec![0; size];
     let mut resized = page(1).1.to_vec();
@@ -103,7 +101,7 @@ fn wrong_streams(page_size: u32) -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("an error record of 2^63 bytes", absurd(ERROR, 1 << 63), "9223372036854775808"),
         ("no begin record", with(&good[1..]), "begin"),
         ("a second begin record instead of pages", instead(1, begin()), ""),
-        ("a begin record that is too short", instead(0, Record::new(BEGIN, LATER, vec![0; 15])), "15"),
+        ("a begin record that is too short", instead(0, Record::new(BEGIN, LATER, vec![0; 19])), "19"),
         ("a page size of 0", instead(0, stream::begin(LATER, 0, true, 1)), "page size 0"),
         ("a page size of 1000", instead(0, stream::begin(LATER, 1000, true, 1)), "page size 1000"),
         ("an unknown mode", instead(0, mode), "mode 2"),
@@ -113,7 +111,7 @@ fn wrong_streams(page_size: u32) -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("more pages than counted", instead(1, short_count), "pages"),
         ("no pages in a pages record", instead(1, zero_count), "pages"),
         ("a commit of 0 pages", instead(good.len() - 1, stream::commit(LATER, 0)), "0 pages"),
-        ("a commit with something reserved", instead(good.len() - 1, reserved), "reserved"),
+        ("a commit with a bit turned in its position", instead(good.len() - 1, turned), "checksum"),
         ("a commit that is too short", instead(good.len() - 1, Record::new(COMMIT, LATER, vec![0; 23])), "23"),
         ("everything but page 1", with(&[begin(), stream::pages(&[page(2), page(3)]), commit()]), "page"),
         ("everything but page 2", with(&[begin(), stream::pages(&[page(1), page(3)]), commit()]), "page"),

@@ -31,9 +31,15 @@ fn record(path: &Path, prepare: impl FnOnce(&Path), operate: impl FnOnce(&Connec
 }
 
 /// Looks at each image that a power loss could leave. How many there were.
-fn each_image(journal: &Journal, mut look: impl FnMut(&Image, &str)) -> usize {
+fn each_image(journal: &Journal, look: impl FnMut(&Image, &str)) -> usize {
+    images_of_each(1, journal, look)
+}
+
+/// The same where every look takes long: after each so manieth thing done.
+fn images_of_each(step: usize, journal: &Journal, mut look: impl FnMut(&Image, &str)) -> usize {
+    let step = if std::env::var_os("FAULTS").is_some() { 1 } else { step };
     let mut seen = HashSet::new();
-    for at in 0..=journal.len() {
+    for at in (0..=journal.len()).step_by(step) {
         let random = (0..choices()).map(|n| Kept::Some(at as u64 * 1000 + n));
         for kept in [Kept::Nothing, Kept::All].into_iter().chain(random) {
             for image in journal.images(at, kept) {
@@ -157,4 +163,186 @@ fn what_a_failed_sync_lost_is_not_claimed_after_a_later_one() {
         drop(replica);
         survives(&origin, &disk.end_journal());
     }
+}
+
+#[test]
+fn what_the_failed_syncs_of_one_run_lost_is_not_claimed_by_the_next() {
+    let (origin, temp) = (Origin::new(512), Temp::new());
+    let path = temp.path("replica.db");
+    origin.replicate(&path);
+    let disk = Disk::of(&path);
+    disk.begin_journal();
+    let replica = disk.open();
+    replica.ask::<String>(&origin.follow("{}"));
+    let wait = |position: String| {
+        assert_eq!(replica.ask::<i64>(&format!("SELECT litestream_wait('{position}', 60000)")), 1);
+    };
+    wait(origin.step(5));
+    disk.fail(Fault { call: Call::Sync, nth: 0, lasting: true, short: false });
+    wait(origin.step(5));
+    until("a sync has failed", || if disk.fired() > 0 { Ok(()) } else { Err("none") });
+    replica.ask::<String>("SELECT litestream_stop()");
+    disk.heal();
+    origin.step(5);
+    replica.ask::<String>(&origin.pull("{}"));
+    survives(&origin, &disk.end_journal());
+}
+
+#[test]
+fn a_promotion_is_done_or_not() {
+    let origin = Origin::new(512);
+    let temp = Temp::new();
+    let journal = record(
+        &temp.path("replica.db"),
+        |path| origin.replicate(path),
+        |replica| drop(replica.ask::<String>("SELECT litestream_promote()")),
+    );
+    let temp = Temp::new();
+    let path = temp.path("replica.db");
+    let (mut promoted, mut kept) = (0, 0);
+    each_image(&journal, |image, what| {
+        remove(&path);
+        image.put(temp.as_ref(), "replica.db");
+        assert_eq!(origin.state_of(&path, what), 0, "{what}");
+        match (image.sidecar.contains_key("upstream"), is_marked(&path)) {
+            (false, marked) => {
+                promoted += 1;
+                assert!(!marked, "{what}: read-only, and nobody's replica");
+                assert_eq!(image.position(), None, "{what}: nobody's replica at a position");
+            }
+            (true, _) => {
+                kept += 1;
+                loaded(&path).ask::<Option<String>>("SELECT litestream_promote()");
+                assert!(!is_marked(&path), "{what}: promoted again");
+            }
+        }
+        stock(&path, &bank::step(1, 1));
+    });
+    assert!(promoted > 0 && kept > 0, "{promoted} images of a database, {kept} of a replica");
+}
+
+#[test]
+fn a_promotion_makes_durable_what_failed_syncs_left_behind() {
+    let (origin, temp) = (Origin::new(512), Temp::new());
+    let path = temp.path("replica.db");
+    origin.replicate(&path);
+    let disk = Disk::of(&path);
+    disk.begin_journal();
+    let replica = disk.open();
+    replica.ask::<String>(&origin.follow("{}"));
+    let wait = |position: String| {
+        assert_eq!(replica.ask::<i64>(&format!("SELECT litestream_wait('{position}', 60000)")), 1);
+    };
+    wait(origin.step(5));
+    disk.fail(Fault { call: Call::Sync, nth: 0, lasting: true, short: false });
+    wait(origin.step(5));
+    until("a sync has failed", || if disk.fired() > 0 { Ok(()) } else { Err("none") });
+    replica.ask::<String>("SELECT litestream_stop()");
+    disk.heal();
+    replica.ask::<Option<String>>("SELECT litestream_promote()");
+    let journal = disk.end_journal();
+    let house = Temp::new();
+    for kept in [Kept::Nothing, Kept::All, Kept::Some(1), Kept::Some(2)] {
+        for image in journal.images(journal.len(), kept) {
+            let path = house.path("replica.db");
+            remove(&path);
+            image.put(house.as_ref(), "replica.db");
+            assert_eq!(origin.state_of(&path, "after the promotion"), origin.newest(), "{kept:?} kept");
+            assert!(!is_marked(&path), "{kept:?} kept");
+        }
+    }
+}
+
+#[test]
+fn commits_applied_by_hand_are_there_as_a_whole_and_in_their_order() {
+    let temp = Temp::new();
+    let (source, path) = (temp.path("source.db"), temp.path("replica.db"));
+    let writer = plain(&source);
+    writer.run(&format!("PRAGMA page_size = 512; {}; PRAGMA journal_mode = wal", bank::create(20, 512)));
+    copy(&source, &path);
+    (0..4).for_each(|seed| writer.run(&bank::step(seed, 10)));
+    let log = file_bytes(&temp.path("source.db-wal"));
+    let apply = |replica: &Connection| {
+        for frame in wal::parse(&log).1 {
+            let frame = (frame.pgno, frame.commit, frame.page);
+            replica
+                .query_row("SELECT litestream_apply_frame(?1, ?2, ?3)", frame, |_| Ok(()))
+                .expect("applying a frame");
+        }
+    };
+    let journal = record(&path, |_| (), |replica| apply(replica));
+    let images = each_image(&journal, |image, what| {
+        remove(&path);
+        image.put(temp.as_ref(), "replica.db");
+        let found = plain(&path);
+        assert_eq!(found.ask::<String>("PRAGMA integrity_check"), "ok", "{what}");
+        assert_eq!(found.ask::<i64>(bank::SUM), bank::TOTAL, "{what}");
+        drop(found);
+        apply(&loaded(&path));
+        assert_same_pages(&source, &path);
+    });
+    assert!(images > 10, "{images} images");
+}
+
+/// What a power loss leaves of a primary, after commits that were synced or not; its follower has all of them.
+fn a_primary_loses_power(synchronous: &str) {
+    let temp = Temp::new();
+    let (path, follower) = (temp.path("primary.db"), temp.path("replica.db"));
+    let mut states = Vec::new();
+    let journal = record(
+        &path,
+        |path| {
+            plain(path).run(&format!("PRAGMA page_size = 512; PRAGMA journal_mode = wal; {}", bank::create(20, 512)))
+        },
+        |primary| {
+            primary.run(&format!("PRAGMA synchronous = {synchronous}"));
+            let url: String = primary.ask("SELECT litestream_serve('127.0.0.1:0', '{\"checkpoint_frames\": 30}')");
+            let replica = loaded(&follower);
+            replica.ask::<String>(&format!("SELECT litestream_follow('{url}')"));
+            states.push(pages(&path));
+            for seed in 0..4 {
+                primary.run(&bank::step(seed, 15));
+                states.push(pages(&path));
+                let position: String = primary.ask("SELECT litestream_position()");
+                assert_eq!(replica.ask::<i64>(&format!("SELECT litestream_wait('{position}', 60000)")), 1);
+            }
+            replica.ask::<String>("SELECT litestream_stop()");
+            primary.ask::<String>("SELECT litestream_stop()");
+        },
+    );
+    let house = Temp::new();
+    let (path, copied) = (house.path("primary.db"), house.path("replica.db"));
+    let (mut lost, newest) = (0, states.len() - 1);
+    let images = images_of_each(11, &journal, |image, what| {
+        for path in [&path, &copied] {
+            remove(path);
+        }
+        image.put(house.as_ref(), "primary.db");
+        copy_all(&follower, &copied);
+        let found = pages(&path);
+        let state = states.iter().position(|state| *state == found);
+        let state = state.unwrap_or_else(|| panic!("{what}: the primary was never in the state that is there"));
+        lost += usize::from(state < newest);
+        let (primary, replica) = (loaded(&path), loaded(&copied));
+        let url: String = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
+        let pull = format!("SELECT litestream_pull('{url}', '{{\"overwrite\": true}}')");
+        let pulled = replica.query_row(&pull, [], |row| row.get::<_, String>(0));
+        let position = pulled.unwrap_or_else(|e| panic!("{what}: the replica does not catch up: {e}"));
+        assert_eq!(position, primary.ask::<String>("SELECT litestream_position()"), "{what}");
+        let differing = differing_pages(&path, &copied);
+        assert!(differing.is_empty(), "{what}: both are at {position} and differ in pages {differing:?}");
+        primary.ask::<String>("SELECT litestream_stop()");
+    });
+    println!("{} things done, {images} images, {lost} of them with commits that are lost", journal.len());
+    assert!(lost > 3, "only {lost} images with commits that are lost");
+}
+
+#[test]
+fn a_primary_that_syncs_each_commit_and_loses_power_has_its_replica_follow_what_is_left() {
+    a_primary_loses_power("FULL");
+}
+
+#[test]
+fn a_primary_that_does_not_sync_commits_and_loses_power_has_its_replica_follow_what_is_left() {
+    a_primary_loses_power("NORMAL");
 }

@@ -65,11 +65,22 @@ fn a_bit_flipped_in_the_wal_of_a_replica_is_found_by_verifying_and_mended() {
     let (mut primary, mut replica, _) = pair(&temp);
     primary.run(&bank::step(2, 50));
     catch_up(&mut primary, &mut replica);
+    let mut reader = Shell::stock(&temp.path("replica.db"));
+    reader.run("SELECT count(*) FROM account");
     let log = temp.path("replica.db-wal");
     flip(&log, size(&log) - 2000);
     let found = verdict(&mut replica, "litestream_verify()");
     assert!(found.starts_with("0|1|["), "{found}");
     assert_mended(&mut primary, &mut replica, &temp, "litestream_verify");
+    assert_recovered(&temp, replica, reader);
+}
+
+/// Fails unless a recovery finds in the WAL of the replica all that the primary has.
+fn assert_recovered(temp: &Temp, replica: Shell, reader: Shell) {
+    replica.kill();
+    reader.kill();
+    std::fs::remove_file(temp.path("replica.db-shm")).unwrap();
+    assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
 }
 
 #[test]
@@ -82,6 +93,23 @@ fn a_bit_flipped_in_the_file_while_nobody_follows_is_found_when_following_begins
     primary.run(&bank::step(3, 5));
     let mut replica = following(&temp.path("replica.db"), &url);
     assert_mended(&mut primary, &mut replica, &temp, "would sum up to");
+}
+
+#[test]
+fn a_bit_flipped_in_the_wal_while_nobody_follows_is_found_when_following_begins() {
+    let temp = Temp::new();
+    let (mut primary, mut replica, url) = pair(&temp);
+    primary.run(&bank::step(2, 50));
+    catch_up(&mut primary, &mut replica);
+    let path = temp.path("replica.db");
+    let mut reader = Shell::stock(&path);
+    reader.run("SELECT count(*) FROM account");
+    replica.kill();
+    let log = temp.path("replica.db-wal");
+    flip(&log, size(&log) / 2);
+    let mut replica = following(&path, &url);
+    assert_mended(&mut primary, &mut replica, &temp, "");
+    assert_recovered(&temp, replica, reader);
 }
 
 #[test]

@@ -154,8 +154,8 @@ fn a_replica_never_claims_a_position_that_only_a_heartbeat_named() {
     let turned = At(FIRST.0, FIRST.1 | 1 << 40, FIRST.2);
     for garbled in [turned, At(FIRST.0 ^ 1, FIRST.1, FIRST.2), At(FIRST.0, FIRST.1, FIRST.2 + 4120)] {
         let mut records = stream::everything(FIRST, &bytes, 4096);
-        records.push(stream::Record::new(stream::HEARTBEAT, FIRST, 0u64.to_be_bytes().to_vec()));
-        records.push(stream::Record::new(stream::HEARTBEAT, garbled, 0u64.to_be_bytes().to_vec()));
+        records.push(stream::heartbeat(FIRST));
+        records.push(stream::heartbeat(garbled));
         let bytes = stream::encode(&records);
         let upstream = Upstream::start(move |_, reply| {
             reply.stream_v2(4096);

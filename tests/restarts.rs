@@ -108,6 +108,12 @@ fn after_a_kill_nothing_is_sent_again() {
 }
 
 #[test]
+fn a_replica_that_equals_a_primary_that_was_killed_is_not_said_to_be_mended() {
+    let mut house = House::new().restart(Shell::kill, |_| ());
+    assert_eq!(house.replica.ask("SELECT heals, healed IS NULL FROM litestream_status"), "0|1");
+}
+
+#[test]
 fn after_a_kill_only_what_others_wrote_is_sent() {
     House::new().restart(Shell::kill, writes).restart(Shell::kill, writes_and_closes).restart(quit, writes);
 }

@@ -23,8 +23,17 @@ fn next(nth: usize) -> usize {
     if std::env::var_os("FAULTS").is_some() || nth < 10 { nth + 1 } else { nth + nth / 3 }
 }
 
+/// The same where every case takes long.
+fn next_but_few(nth: usize) -> usize {
+    next(nth).max(nth * 4 + 1)
+}
+
 /// Does `case` with each fault in turn until the calls of its kind come to an end; it says whether the fault came about.
-fn each_fault(mut case: impl FnMut(Fault, &str) -> bool) {
+fn each_fault(case: impl FnMut(Fault, &str) -> bool) {
+    each_fault_by(next, case);
+}
+
+fn each_fault_by(next: fn(usize) -> usize, mut case: impl FnMut(Fault, &str) -> bool) {
     let mut cases = 0;
     for (call, lasting, short) in kinds() {
         let mut nth = 0;
@@ -73,9 +82,18 @@ fn replica_survives(
     base: Option<&Path>,
     operate: impl Fn(&Connection, &str) -> Result<String, String>,
 ) {
+    replica_survives_by(next, origin, base, operate);
+}
+
+fn replica_survives_by(
+    next: fn(usize) -> usize,
+    origin: &Origin,
+    base: Option<&Path>,
+    operate: impl Fn(&Connection, &str) -> Result<String, String>,
+) {
     let temp = Temp::new();
     let path = temp.path("replica.db");
-    each_fault(|fault, what| {
+    each_fault_by(next, |fault, what| {
         remove(&path);
         if let Some(base) = base {
             copy_all(base, &path);
@@ -131,6 +149,18 @@ fn being_compared_by_checksum_survives_a_fault_at_any_call() {
     replica_survives(&origin, Some(&base), |replica, what| ask(replica, &origin.pull("{}"), what));
 }
 
+#[test]
+fn a_commit_larger_than_memory_survives_a_fault_at_any_call() {
+    let (origin, temp) = (Origin::new(65536), Temp::new());
+    let more = "WITH RECURSIVE i(n) AS (SELECT 21 UNION ALL SELECT n + 1 FROM i WHERE n < 400)";
+    origin.does(&format!("{more} INSERT INTO ballast SELECT n, 0, randomblob(49152) FROM i"));
+    let base = temp.path("base.db");
+    origin.replicate(&base);
+    // 25 MB, of which 16 MiB are kept in memory.
+    origin.step(400);
+    replica_survives_by(next_but_few, &origin, Some(&base), |replica, what| ask(replica, &origin.pull("{}"), what));
+}
+
 /// Ends what a replica is: the state it is left in, or the error.
 fn promote(replica: &Connection, what: &str) -> Result<String, String> {
     ask(replica, "SELECT litestream_promote()", what)
@@ -165,9 +195,9 @@ fn a_promotion_survives_a_fault_at_any_call() {
     });
 }
 
-#[test]
-fn applying_by_hand_survives_a_fault_at_any_call() {
-    // A copy, and the WAL of three transactions more.
+/// A copy of a database, and the WAL of three transactions more, applied to it with a fault by `apply`, which says how many of
+/// them it has applied; all or none of them if it does so `at_once`.
+fn applying_survives(at_once: bool, apply: impl Fn(&Connection, &[u8]) -> rusqlite::Result<i64>) {
     let (temp, base) = (Temp::new(), Temp::new());
     let source = plain(&temp.path("source.db"));
     source.run(&format!("PRAGMA page_size = 512; {}; PRAGMA journal_mode = wal", bank::create(20, 512)));
@@ -175,8 +205,6 @@ fn applying_by_hand_survives_a_fault_at_any_call() {
     (0..3).for_each(|seed| source.run(&bank::step(seed, 10)));
     let log = file_bytes(&temp.path("source.db-wal"));
     let path = temp.path("replica.db");
-    let apply =
-        |replica: &Connection| replica.query_row("SELECT litestream_apply_wal(?1)", [&log], |row| row.get::<_, i64>(0));
     each_fault(|fault, what| {
         remove(&path);
         copy_all(&base.path("base.db"), &path);
@@ -186,16 +214,37 @@ fn applying_by_hand_survives_a_fault_at_any_call() {
         let mut witness = bank::Witness::default();
         witness.see(&reader.ask(&bank::judge("integrity_check")));
         disk.fail(fault);
-        let answer = apply(&replica);
+        let answer = apply(&replica, &log);
         let fired = disk.heal();
         for look in [&mut reader, &mut Shell::stock(&path)] {
             witness.see(&look.ask(&bank::judge("integrity_check")));
-            assert_eq!(witness.newest, if answer.is_ok() { 3 } else { 0 }, "{what}: after {answer:?}");
+            if at_once || answer.is_ok() {
+                assert_eq!(witness.newest, *answer.as_ref().unwrap_or(&0), "{what}: after {answer:?}");
+            }
         }
         assert_eq!(stock(&path, "PRAGMA wal_checkpoint(TRUNCATE)"), "0|0|0", "{what}: the locks");
-        assert_eq!(apply(&replica).unwrap_or_else(|e| panic!("{what}: after {answer:?}: {e}")), 3);
+        assert_eq!(apply(&replica, &log).unwrap_or_else(|e| panic!("{what}: after {answer:?}: {e}")), 3);
         assert_same_pages(&temp.path("source.db"), &path);
         fired > 0
+    });
+}
+
+#[test]
+fn applying_a_wal_by_hand_survives_a_fault_at_any_call() {
+    applying_survives(true, |replica, log| {
+        replica.query_row("SELECT litestream_apply_wal(?1)", [log], |row| row.get(0))
+    });
+}
+
+#[test]
+fn applying_frames_by_hand_survives_a_fault_at_any_call() {
+    applying_survives(false, |replica, log| {
+        let (mut commits, mut apply) = (0, replica.prepare("SELECT litestream_apply_frame(?1, ?2, ?3)")?);
+        for frame in wal::parse(log).1 {
+            apply.query_row((frame.pgno, frame.commit, &frame.page), |_| Ok(()))?;
+            commits += i64::from(frame.commit > 0);
+        }
+        Ok(commits)
     });
 }
 
@@ -301,6 +350,64 @@ fn a_primary_that_could_not_map_the_wal_index_for_a_moment_misses_no_page() {
         });
         assert!(fired || nth > 0, "mapping {nth} of the wal-index was never asked for");
     }
+}
+
+/// A primary that was served before, and its replica, which has not got the latest: nobody has them open.
+fn line(temp: &Temp) {
+    let path = temp.path("primary.db");
+    let primary = loaded(&path);
+    primary.run(&format!("PRAGMA page_size = 512; PRAGMA journal_mode = wal; {}", bank::create(20, 512)));
+    let url: String = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
+    loaded(&temp.path("replica.db")).ask::<String>(&format!("SELECT litestream_pull('{url}')"));
+    primary.ask::<String>("SELECT litestream_stop()");
+    primary.run(&bank::step(0, 5));
+}
+
+fn pull(replica: &Connection, url: &str, what: &str) -> Result<String, String> {
+    ask(replica, &format!("SELECT litestream_pull('{url}', '{{\"overwrite\": true}}')"), what)
+}
+
+#[test]
+fn beginning_to_serve_catching_a_replica_up_and_stopping_survive_a_fault_at_any_call() {
+    let (base, temp) = (Temp::new(), Temp::new());
+    line(&base);
+    let (path, copied) = (temp.path("primary.db"), temp.path("replica.db"));
+    each_fault(|fault, what| {
+        for (name, path) in [("primary.db", &path), ("replica.db", &copied)] {
+            remove(path);
+            copy_all(&base.path(name), path);
+        }
+        let (writer, replica, disk) = (plain(&path), loaded(&copied), Disk::of(&path));
+        let host = disk.open();
+        disk.fail(fault);
+        let same = |url: &str, what: &str| {
+            let pulled = pull(&replica, url, what);
+            if let Ok(position) = &pulled {
+                let differing = differing_pages(&path, &copied);
+                assert!(differing.is_empty(), "{what}: at {position}, pages {differing:?} differ");
+            }
+            pulled
+        };
+        if let Ok(url) = ask(&host, "SELECT litestream_serve('127.0.0.1:0', '{\"checkpoint_frames\": 10}')", what) {
+            for seed in 1..4 {
+                writer.run(&bank::step(seed, 20));
+                let _ = same(&url, what);
+            }
+            let _ = ask(&host, "SELECT litestream_stop()", what);
+        }
+        let fired = disk.heal();
+        writer.run(&bank::step(4, 1));
+        let healthy = loaded(&path);
+        // It is served still if it could not be stopped.
+        let _ = healthy.query_row("SELECT litestream_stop()", [], |_| Ok(()));
+        let url: String = healthy.ask("SELECT litestream_serve('127.0.0.1:0')");
+        let pulled = same(&url, what).unwrap_or_else(|e| panic!("{what}: with the fault gone: {e}"));
+        assert_eq!(pulled, healthy.ask::<String>("SELECT litestream_position()"), "{what}");
+        healthy.ask::<String>("SELECT litestream_stop()");
+        drop((host, healthy, writer));
+        assert_eq!(stock(&path, "PRAGMA wal_checkpoint(TRUNCATE); PRAGMA integrity_check"), "0|0|0\nok", "{what}");
+        fired > 0
+    });
 }
 
 #[test]

@@ -57,6 +57,15 @@ pub fn of_database(sum: u64) -> u64 {
     sum | SET
 }
 
+/// CRC-32/ISO-HDLC, that of zlib, of `first` and then `second`.
+pub fn crc32(first: &[u8], second: &[u8]) -> u32 {
+    let mut digest = Digest::new(CrcAlgorithm::Crc32IsoHdlc);
+    digest.update(first);
+    digest.update(second);
+    // The library returns every width as 64 bits.
+    digest.finalize() as u32
+}
+
 /// CRC-64/GO-ISO of bytes that come in parts, for a file that ends with it.
 pub struct Crc(Digest);
 
@@ -90,6 +99,12 @@ mod tests {
             crc.add(text.as_bytes());
             assert_eq!(crc.value(), expected, "{text}");
         }
+    }
+
+    #[test]
+    fn the_check_value_of_iso_hdlc_comes_out() {
+        assert_eq!(crc32(b"123456789", b""), 0xcbf4_3926);
+        assert_eq!(crc32(b"1234", b"56789"), 0xcbf4_3926);
     }
 
     #[test]

@@ -17,17 +17,21 @@
 //! |---|---|---|---|---|
 //! | 1 | snapshot | 1 | (index, 0) | the database file |
 //! | 2 | segment | 1 | where the bytes start | an LZ4 frame around bytes of the WAL |
-//! | 3 | begin | 2 | the primary's | page size u32, mode u32 (0 changes, 1 everything), pages to come at most u64 |
+//! | 3 | begin | 2 | the primary's | page size u32, mode u32 (0 changes, 1 everything), pages to come at most u64, seal |
 //! | 4 | pages | 2 | not used, 0 | count u32, then count page numbers u32, then count pages |
-//! | 5 | commit | 2 | the state reached | database size u32 (pages), 0 u32, database checksum u64 (0: none), time i64 (ms since 1970) |
-//! | 6 | heartbeat | 2 | the primary's | time i64 (ms since 1970) |
+//! | 5 | commit | 2 | the state reached | database size u32 (pages), database checksum u64 (0: none), time i64 (ms since 1970), seal |
+//! | 6 | heartbeat | 2 | the primary's | time i64 (ms since 1970), seal |
 //! | 7 | error | 2 | the primary's | why the stream ends, UTF-8, at most 4096 bytes |
+//!
+//! A seal is the CRC-32 (ISO-HDLC, that of zlib) of the record up to there, header and all, as u32: no checksum of pages speaks
+//! of positions and times.
 //!
 //! Types 1 and 2 are the protocol Litestream spoke in 2022; the others are this project's, spoken when both ends say so.
 
 use byteorder::{BigEndian, ByteOrder};
 
 use super::Cursor;
+use super::checksum::crc32;
 use super::compression::PREFIX_SIZE;
 use crate::base::{Error, Generation, PageSize, Pgno, Position, Result, limits};
 
@@ -45,9 +49,9 @@ pub const PAGE_SIZE_HEADER: &str = "litestream-page-size";
 /// The flag of a compressed payload.
 const COMPRESSED: u32 = 1;
 
-const BEGIN_SIZE: u64 = 16;
+const BEGIN_SIZE: u64 = 20;
 const COMMIT_SIZE: u64 = 24;
-const HEARTBEAT_SIZE: u64 = 8;
+const HEARTBEAT_SIZE: u64 = 12;
 const ERROR_LIMIT: u64 = 4096;
 
 /// What a record is.
@@ -148,6 +152,29 @@ impl Header {
     }
 }
 
+/// Appends a whole record that ends with a seal; `fields` appends what comes before that.
+fn seal(kind: Type, position: Position, size: u64, out: &mut Vec<u8>, fields: impl FnOnce(&mut Vec<u8>)) {
+    let start = out.len();
+    out.extend_from_slice(&Header::new(kind, position, size).encode());
+    fields(out);
+    let crc = crc32(&out[start..], &[]);
+    out.extend_from_slice(&crc.to_be_bytes());
+}
+
+/// The fields of a record that ends with a seal, if that is right.
+fn unseal<'a>(what: &'static str, header: &Header, payload: &'a [u8]) -> Result<Cursor<'a>> {
+    let Some((fields, seal)) = payload.split_last_chunk::<4>() else {
+        return Err(Error::corrupt(format!("{what}: {} bytes, expected at least 4", payload.len())));
+    };
+    let (found, expected) = (u32::from_be_bytes(*seal), crc32(&header.encode(), fields));
+    if found != expected {
+        return Err(Error::corrupt(format!(
+            "{what}: its checksum is {found:08x}, expected {expected:08x}; it was damaged on the way"
+        )));
+    }
+    Ok(Cursor::new(what, fields))
+}
+
 /// Payload of a begin record: what comes before the first commit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Begin {
@@ -160,9 +187,9 @@ pub struct Begin {
 }
 
 impl Begin {
-    /// Reads the payload.
-    pub fn decode(payload: &[u8]) -> Result<Begin> {
-        let mut at = Cursor::new("begin record", payload);
+    /// Reads the payload of a record with that header.
+    pub fn decode(header: &Header, payload: &[u8]) -> Result<Begin> {
+        let mut at = unseal("begin record", header, payload)?;
         let page_size = PageSize::new(at.u32_be()?).map_err(|e| e.within("begin record"))?;
         let everything = match at.u32_be()? {
             0 => false,
@@ -176,10 +203,11 @@ impl Begin {
 
     /// Appends the whole record to `out`.
     pub fn encode(&self, position: Position, out: &mut Vec<u8>) {
-        out.extend_from_slice(&Header::new(Type::Begin, position, BEGIN_SIZE).encode());
-        out.extend_from_slice(&self.page_size.get().to_be_bytes());
-        out.extend_from_slice(&u32::from(self.everything).to_be_bytes());
-        out.extend_from_slice(&self.pages.to_be_bytes());
+        seal(Type::Begin, position, BEGIN_SIZE, out, |out| {
+            out.extend_from_slice(&self.page_size.get().to_be_bytes());
+            out.extend_from_slice(&u32::from(self.everything).to_be_bytes());
+            out.extend_from_slice(&self.pages.to_be_bytes());
+        });
     }
 }
 
@@ -195,28 +223,25 @@ pub struct Commit {
 }
 
 impl Commit {
-    /// Reads the payload.
-    pub fn decode(payload: &[u8]) -> Result<Commit> {
-        let mut at = Cursor::new("commit record", payload);
+    /// Reads the payload of a record with that header.
+    pub fn decode(header: &Header, payload: &[u8]) -> Result<Commit> {
+        let mut at = unseal("commit record", header, payload)?;
         let pages = at.u32_be()?;
-        let reserved = at.u32_be()?;
         let (checksum, time) = (at.u64_be()?, at.u64_be()? as i64);
         at.finish()?;
-        if pages == 0 || reserved != 0 {
-            return Err(Error::corrupt(format!(
-                "commit record: database of {pages} pages and reserved field {reserved}, expected at least 1 and 0"
-            )));
+        if pages == 0 {
+            return Err(Error::corrupt("commit record: database of 0 pages, expected at least 1"));
         }
         Ok(Commit { pages, checksum, time })
     }
 
     /// Appends the whole record to `out`.
     pub fn encode(&self, position: Position, out: &mut Vec<u8>) {
-        out.extend_from_slice(&Header::new(Type::Commit, position, COMMIT_SIZE).encode());
-        out.extend_from_slice(&self.pages.to_be_bytes());
-        out.extend_from_slice(&0u32.to_be_bytes());
-        out.extend_from_slice(&self.checksum.to_be_bytes());
-        out.extend_from_slice(&self.time.to_be_bytes());
+        seal(Type::Commit, position, COMMIT_SIZE, out, |out| {
+            out.extend_from_slice(&self.pages.to_be_bytes());
+            out.extend_from_slice(&self.checksum.to_be_bytes());
+            out.extend_from_slice(&self.time.to_be_bytes());
+        });
     }
 }
 
@@ -300,13 +325,12 @@ pub fn most_pages(size: PageSize) -> usize {
 
 /// Appends a heartbeat record to `out`. `time` is in milliseconds since the Unix epoch.
 pub fn heartbeat(position: Position, time: i64, out: &mut Vec<u8>) {
-    out.extend_from_slice(&Header::new(Type::Heartbeat, position, HEARTBEAT_SIZE).encode());
-    out.extend_from_slice(&time.to_be_bytes());
+    seal(Type::Heartbeat, position, HEARTBEAT_SIZE, out, |out| out.extend_from_slice(&time.to_be_bytes()));
 }
 
-/// Reads the payload of a heartbeat: the primary's clock, in milliseconds since the Unix epoch.
-pub fn decode_heartbeat(payload: &[u8]) -> Result<i64> {
-    let mut at = Cursor::new("heartbeat record", payload);
+/// Reads the payload of a heartbeat with that header: the primary's clock, in milliseconds since the Unix epoch.
+pub fn decode_heartbeat(header: &Header, payload: &[u8]) -> Result<i64> {
+    let mut at = unseal("heartbeat record", header, payload)?;
     let time = at.u64_be()? as i64;
     at.finish()?;
     Ok(time)
@@ -360,14 +384,14 @@ mod tests {
             let mut header = [0; HEADER_SIZE];
             (header[3], header[7]) = (kind, 1);
             let accepted: Vec<u64> =
-                [0, 4, 5, 8, 16, 24, 519, 520, limits::MAX_RECORD_BYTES, limits::MAX_RECORD_BYTES + 1]
+                [0, 4, 5, 12, 20, 24, 519, 520, limits::MAX_RECORD_BYTES, limits::MAX_RECORD_BYTES + 1]
                     .into_iter()
                     .filter(|size| {
                         header[32..].copy_from_slice(&size.to_be_bytes());
                         Header::decode(&header).is_ok_and(|h| h.compressed && h.encode() == header)
                     })
                     .collect();
-            let expected = [5, 8, 16, 24, 519, 520, limits::MAX_RECORD_BYTES];
+            let expected = [5, 12, 20, 24, 519, 520, limits::MAX_RECORD_BYTES];
             assert_eq!(accepted, if kind == 4 { &expected[..] } else { &[] }, "type {kind}");
         }
     }
@@ -379,14 +403,44 @@ mod tests {
         let commit = Commit { pages: 3, checksum: 1 << 63, time: -5 };
         let mut out = Vec::new();
         begin.encode(AT, &mut out);
-        assert_eq!(Header::decode(&out[..HEADER_SIZE])?.position, AT);
-        assert_eq!(Begin::decode(&out[HEADER_SIZE..])?, begin);
+        let header = Header::decode(&out[..HEADER_SIZE])?;
+        assert_eq!(header, Header::new(Type::Begin, AT, out.len() as u64 - HEADER_SIZE as u64));
+        assert_eq!(Begin::decode(&header, &out[HEADER_SIZE..])?, begin);
         out.clear();
         commit.encode(AT, &mut out);
-        assert_eq!(Commit::decode(&out[HEADER_SIZE..])?, commit);
+        let header = Header::decode(&out[..HEADER_SIZE])?;
+        assert_eq!(header, Header::new(Type::Commit, AT, out.len() as u64 - HEADER_SIZE as u64));
+        assert_eq!(Commit::decode(&header, &out[HEADER_SIZE..])?, commit);
         out.clear();
         heartbeat(AT, 77, &mut out);
-        assert_eq!(decode_heartbeat(&out[HEADER_SIZE..])?, 77);
+        let header = Header::decode(&out[..HEADER_SIZE])?;
+        assert_eq!(header, Header::new(Type::Heartbeat, AT, out.len() as u64 - HEADER_SIZE as u64));
+        assert_eq!(decode_heartbeat(&header, &out[HEADER_SIZE..])?, 77);
+        Ok(())
+    }
+
+    #[test]
+    fn a_bit_turned_anywhere_in_a_sealed_record_is_found() -> Result<()> {
+        let mut records = [const { Vec::new() }; 3];
+        Begin { page_size: PageSize::new(512)?, everything: true, pages: 3 }.encode(AT, &mut records[0]);
+        Commit { pages: 3, checksum: 1 << 63, time: 5 }.encode(AT, &mut records[1]);
+        heartbeat(AT, 77, &mut records[2]);
+        for record in records {
+            for bit in 0..record.len() * 8 {
+                let mut bad = record.clone();
+                bad[bit / 8] ^= 1 << (bit % 8);
+                let (header, payload) = bad.split_at(HEADER_SIZE);
+                let read = Header::decode(header).and_then(|header| match header.kind {
+                    // A reader of this size would have taken what follows for its payload, or waited for it.
+                    _ if header.size != payload.len() as u64 => Err(Error::corrupt("size")),
+                    Type::Begin => Begin::decode(&header, payload).map(drop),
+                    Type::Commit => Commit::decode(&header, payload).map(drop),
+                    Type::Heartbeat => decode_heartbeat(&header, payload).map(drop),
+                    _ => Err(Error::corrupt("of another type")),
+                });
+                assert!(read.is_err(), "bit {bit}");
+            }
+        }
         Ok(())
     }
 

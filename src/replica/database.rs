@@ -31,7 +31,7 @@ pub(super) struct Database {
     published: Option<Header>,
     /// What the pages sum up to, if that is known.
     checksums: Option<Checksums>,
-    /// Whether a sync of the WAL failed, so that the next one says nothing of what came before.
+    /// Whether a sync of the WAL failed, or may have before this was opened, so that the next one says nothing of what came before.
     unsynced: bool,
 }
 
@@ -79,7 +79,7 @@ impl Database {
             next_checkpoint: checkpoint_frames,
             published: None,
             checksums: None,
-            unsynced: false,
+            unsynced: true,
         })
     }
 
@@ -281,7 +281,23 @@ impl Database {
         self.connection.wal()?.sync().inspect_err(|_| self.unsynced = true)
     }
 
-    /// Writes the WAL once more if a sync of it failed.
+    /// Whoever wrote the WAL before had no sync of it fail.
+    pub fn trust_syncs(&mut self) {
+        self.unsynced = false;
+    }
+
+    /// Writes the WAL once more. Frames that are not what was written fit in again then, with whatever pages they hold.
+    pub fn mend_wal(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
+        let mut writer = begin(&self.connection, self.page_size()?, stop)?;
+        match writer.write_again() {
+            Err(error) if error.kind() == Kind::Diverged => log::warn!("{error}"),
+            other => return other,
+        }
+        self.published = self.published.map(|_| *writer.header());
+        Ok(())
+    }
+
+    /// Writes the WAL once more if a sync of it failed, or may have.
     fn write_again(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
         if self.unsynced {
             begin(&self.connection, self.page_size()?, stop)?.write_again()?;

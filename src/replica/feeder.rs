@@ -9,6 +9,7 @@ use super::bootstrap::Bootstrap;
 use super::database::{Content, Database, Pending};
 use super::relay::RelaySlot;
 use super::status::Progress;
+use super::trust::Doubted;
 use crate::base::{Error, Generation, Kind, Lsn, PageSize, Position, Result, limits};
 use crate::format::page_file::Header;
 use crate::store::{Checksums, Sidecar, SidecarLock};
@@ -60,8 +61,8 @@ pub(super) struct Feeder<'p> {
     pub(super) compares: bool,
     /// Whether the next commit leads there from a state that no position stands for.
     pub(super) replaces: bool,
-    /// Why the content is not trusted, until it is mended.
-    pub(super) distrust: Option<Error>,
+    /// What is not trusted, and why, until it is mended.
+    pub(super) distrust: Option<(Doubted, Error)>,
     pub(super) mended_at: Option<Instant>,
     known_url: Option<String>,
     url: String,

@@ -137,7 +137,7 @@ mod tests {
             };
             let expected = match cut {
                 0 => Some(0),
-                56 => Some(1),
+                60 => Some(1),
                 _ => None,
             };
             assert_eq!(read().ok(), expected, "cut at {cut}");
@@ -165,7 +165,7 @@ mod tests {
         plain.extend_from_slice(&1u32.to_be_bytes());
         plain.resize(plain.len() + 512, 7);
         let pages = plain.get(HEADER_SIZE..).unwrap_or_default().to_vec();
-        plain.extend_from_slice(stream()?.get(56..).unwrap_or_default());
+        plain.extend_from_slice(stream()?.get(60..).unwrap_or_default());
         let packed = compress(&plain).ok_or_else(cut)?;
         let mut records = Records::new(packed.as_slice()).compressed_with(Compression::Lz4);
         let mut header = records.header()?.ok_or_else(cut)?;

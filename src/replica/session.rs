@@ -44,7 +44,7 @@ pub(super) fn run(
 fn read_begin<R: Read>(records: &mut Records<R>) -> Result<(Position, Begin)> {
     let header = records.header()?.ok_or_else(ended)?;
     match header.kind {
-        Type::Begin => Ok((header.position, Begin::decode(records.payload(&header)?)?)),
+        Type::Begin => Ok((header.position, Begin::decode(&header, records.payload(&header)?)?)),
         Type::Error => Err(told(records.payload(&header)?)),
         kind => Err(unexpected(kind, "a begin record")),
     }
@@ -70,7 +70,7 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
                     file.write(first, images)?;
                 }
             }
-            Type::Commit => break (header.position, Commit::decode(records.payload(&header)?)?),
+            Type::Commit => break (header.position, Commit::decode(&header, records.payload(&header)?)?),
             Type::Error => return Err(told(records.payload(&header)?)),
             Type::Heartbeat => {
                 records.payload(&header)?;
@@ -139,14 +139,14 @@ impl Session {
                 }
             }
             Type::Commit => {
-                self.commit = Some((header.position, Commit::decode(payload)?));
+                self.commit = Some((header.position, Commit::decode(&header, payload)?));
                 if self.pending.is_large() || !records.has_whole_commit() {
                     self.apply(feeder)?;
                     feeder.count(records.bytes);
                 }
             }
             Type::Heartbeat => {
-                let time = decode_heartbeat(payload)?;
+                let time = decode_heartbeat(&header, payload)?;
                 if self.pending.is_empty() && self.commit.is_none() {
                     check_heartbeat(header.position, feeder.position())?;
                     feeder.stand(header.position, Some(time))?;
@@ -156,7 +156,7 @@ impl Session {
                 }
             }
             Type::Begin => {
-                let begin = Begin::decode(payload)?;
+                let begin = Begin::decode(&header, payload)?;
                 if begin.page_size != self.page_size {
                     return Err(Error::corrupt("stream: the page size changed in the middle"));
                 }
@@ -182,8 +182,7 @@ impl Session {
     }
 }
 
-/// Nothing new is the state after the last commit. No checksum speaks of a position, so a bit that turned in one, here or in that
-/// commit, shows by this alone.
+/// Nothing new is the state after the last commit.
 fn check_heartbeat(found: Position, last: Option<Position>) -> Result<()> {
     match last {
         Some(last) if last != found => Err(Error::corrupt(format!(

@@ -36,6 +36,8 @@ impl Feeder<'_> {
         }
         // Between here and the next durable position, what the file holds is no state that an older one speaks of.
         self.forget_position()?;
+        // A recovery would end before a frame that was damaged, and the commit that mends its page comes after it.
+        self.database.mend_wal(self.stop)?;
         self.compares = true;
         let why = self.distrust.as_ref().map_or("a state that is not known", |_| "a state that is not the upstream's");
         self.progress.set_state(State::CatchingUp, Some(format!("from {why}, page by page")));
@@ -55,6 +57,8 @@ impl Feeder<'_> {
         for (n, (_, checksum)) in (1..).zip(entries) {
             checksums.set(Pgno::new(n)?, checksum);
         }
+        // The run before wrote this after a sync, and nothing has come since.
+        self.database.trust_syncs();
         let complete = checksums.total().is_some();
         self.database.set_checksums(Some(checksums).filter(|_| complete));
         Ok(complete)
@@ -68,7 +72,7 @@ impl Feeder<'_> {
             self.database.forget_published();
             self.database.set_checksums(None);
         }
-        self.distrust = Some(why);
+        self.distrust = Some((doubted, why));
         Ok(!self.compares && self.mended_at.is_none_or(|at| at.elapsed() > limits::RETRY_MAX))
     }
 
@@ -85,9 +89,15 @@ impl Feeder<'_> {
     /// What came led to `position`, a state of the upstream's.
     pub(super) fn mended(&mut self, pages: u64, position: Position) {
         self.compares = false;
-        let Some(why) = self.distrust.take() else { return };
-        log::warn!("{}: {pages} pages mended: {why}", self.database.connection.path().display());
+        let Some((doubted, why)) = self.distrust.take() else { return };
         self.mended_at = Some(Instant::now());
+        let name = self.database.connection.path().display();
+        if doubted == Doubted::Position && pages == 0 {
+            // An upstream that was killed asks everybody what they have.
+            log::info!("{name}: it holds what the upstream does: {why}");
+            return;
+        }
+        log::warn!("{name}: {pages} pages mended: {why}");
         self.progress.healed(format!("{pages} pages at {position}, since {why}"));
     }
 }

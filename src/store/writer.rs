@@ -8,7 +8,7 @@ use byteorder::{ByteOrder, LittleEndian};
 
 use super::walindex::{self, State};
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
-use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, HEADER_SIZE, Salts, WordOrder};
+use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, Salts, WordOrder};
 use crate::format::walindex::{Header, READ_MARKS, lock};
 use crate::sqlite::{Connection, Held, WalIndex, random_bytes};
 
@@ -54,30 +54,53 @@ impl<'c> WalWriter<'c> {
 
     /// Writes all of the WAL once more, as it is, so that the next sync is about all of it: when a sync fails, the system may take
     /// what it could not write for written, and the next sync succeeds without it.
-    pub fn write_again(&self) -> Result<()> {
+    ///
+    /// A frame that is not what was written fits in again afterwards, so that a recovery reaches what follows it; but what page it
+    /// holds now is not known, and that is the error.
+    pub fn write_again(&mut self) -> Result<()> {
         let (log, last) = (self.connection.wal()?, self.header.last);
         if last == FrameNo::ZERO {
             return Ok(());
         }
         let mut bytes = vec![0; HEADER_SIZE];
         log.read(0, &mut bytes)?;
-        let mut chain = Chain::start(&wal::Header::decode(&bytes)?);
         log.write(0, &bytes)?;
+        let mut chain = Chain::start(&wal::Header::decode(&bytes)?);
+        let mut lost = None;
         let mut bytes = vec![0; wal::frame_size(self.page_size) as usize];
         for frame in (1..=last.0).map(FrameNo) {
             let at = wal::frame_offset(frame, self.page_size);
             log.read(at, &mut bytes)?;
             let (head, page) = bytes.split_at(FRAME_HEADER_SIZE);
-            if !chain.accept(head, page) {
-                let name = self.connection.path().display();
-                return Err(Error::new(
-                    Kind::Diverged,
-                    format!("litestream: {name}: frame {} of the WAL was lost by a write that failed", frame.0),
-                ));
+            if lost.is_some() || !chain.accept(head, page) {
+                lost.get_or_insert(frame);
+                bytes = self.fit_in(&mut chain, frame, &bytes)?;
             }
             log.write(at, &bytes)?;
         }
-        Ok(())
+        let Some(lost) = lost else { return Ok(()) };
+        let header = Header { frame_checksum: chain.checksum(), ..self.header };
+        walindex::publish(&self.index, &header)?;
+        self.header = header;
+        let name = self.connection.path().display();
+        Err(Error::new(
+            Kind::Diverged,
+            format!("litestream: {name}: frame {} of the WAL is not what was written there", lost.0),
+        ))
+    }
+
+    /// The bytes of a frame with a header that follows `chain`.
+    fn fit_in(&self, chain: &mut Chain, frame: FrameNo, bytes: &[u8]) -> Result<Vec<u8>> {
+        let (head, page) = bytes.split_at(FRAME_HEADER_SIZE);
+        let (pgno, found) = (walindex::page_of(&self.index, frame)?, FrameHeader::decode(head)?);
+        let commit = match frame == self.header.last {
+            true => self.header.pages,
+            false if (found.pgno, found.salts) == (pgno.get(), self.header.salts) => found.commit,
+            false => 0,
+        };
+        let mut fitting = Vec::with_capacity(bytes.len());
+        chain.append(&mut fitting, pgno.get(), commit, page);
+        Ok(fitting)
     }
 
     /// Starts a transaction after the last commit.

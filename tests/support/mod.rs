@@ -18,6 +18,7 @@ mod pair;
 mod process;
 mod shell;
 mod temp;
+mod tracer;
 mod upstream;
 mod victim;
 mod wait;
@@ -42,6 +43,7 @@ pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving
 pub use process::{Signal, again, finish, signal, started_again};
 pub use shell::Shell;
 pub use temp::Temp;
+pub use tracer::{About, CALLS, Ended, How, Interruption, can_trace, run_interrupted};
 pub use upstream::{Proxy, Reply, Request, Upstream, proxy, strip_version};
 pub use victim::{Answer, FIRST, LATER, OTHER, Victim, database, segment, version_one};
 pub use wait::{DEADLINE, StopOnDrop, until};

@@ -62,6 +62,21 @@ impl Record {
         bytes
     }
 
+    /// The record with a seal at its end: the CRC-32 of all of it up to there.
+    pub fn sealed(mut self) -> Record {
+        let mut bytes = self.header(self.payload.len() as u64 + 4);
+        bytes.extend_from_slice(&self.payload);
+        self.payload.extend_from_slice(&crc32(&bytes).to_be_bytes());
+        self
+    }
+
+    /// The record with `change` made to its fields, and a seal that is right.
+    pub fn with(mut self, change: impl FnOnce(&mut [u8])) -> Record {
+        self.payload.truncate(self.payload.len() - 4);
+        change(&mut self.payload);
+        self.sealed()
+    }
+
     /// The bytes of its header, as if its payload had `size` bytes.
     pub fn header(&self, size: u64) -> Vec<u8> {
         let mut bytes = self.kind.to_be_bytes().to_vec();
@@ -95,6 +110,12 @@ impl Record {
         assert_eq!(got as u64, field(32), "bytes in the payload of a record of type {kind}");
         Some(Record { kind, flags, generation: field(8), index: field(16), offset: field(24), payload })
     }
+}
+
+/// CRC-32/ISO-HDLC, bit by bit.
+fn crc32(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 };
+    !bytes.iter().fold(!0, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc)))
 }
 
 /// Flag of a pages record whose payload is compressed.
@@ -131,7 +152,7 @@ pub fn begin(at: At, page_size: u32, everything: bool, pages: u64) -> Record {
     let mut payload = page_size.to_be_bytes().to_vec();
     payload.extend_from_slice(&u32::from(everything).to_be_bytes());
     payload.extend_from_slice(&pages.to_be_bytes());
-    Record::new(BEGIN, at, payload)
+    Record::new(BEGIN, at, payload).sealed()
 }
 
 /// Page images with their numbers.
@@ -145,9 +166,14 @@ pub fn pages(images: &[(u32, &[u8])]) -> Record {
 /// A database of `pages` pages is complete. The sender keeps no checksum and read it at the start of 2020.
 pub fn commit(at: At, pages: u32) -> Record {
     let mut payload = pages.to_be_bytes().to_vec();
-    payload.extend_from_slice(&[0; 12]);
+    payload.extend_from_slice(&[0; 8]);
     payload.extend_from_slice(&1_577_836_800_000i64.to_be_bytes());
-    Record::new(COMMIT, at, payload)
+    Record::new(COMMIT, at, payload).sealed()
+}
+
+/// Nothing new since 1970.
+pub fn heartbeat(at: At) -> Record {
+    Record::new(HEARTBEAT, at, vec![0; 8]).sealed()
 }
 
 /// The stream ends because of `text`.
