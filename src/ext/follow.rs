@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::credentials;
 use super::options::Options;
 use super::progress::Watched;
 use super::registry::{Registry, file_of};
@@ -11,6 +12,8 @@ use crate::format::compression::Compression;
 use crate::net::{HttpUpstream, Url};
 use crate::replica::{self, Follower, Options as Feeding, Progress};
 use crate::sqlite::{Call, Output};
+
+const OPTIONS: [&str; 6] = ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "compression"];
 
 /// Catches up with the upstream once. Returns the position.
 pub fn pull(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
@@ -38,7 +41,7 @@ type Arguments = (std::path::PathBuf, std::ffi::CString, HttpUpstream, Feeding, 
 
 fn arguments(call: &Call, registry: &Registry, function: &'static str) -> Result<Arguments> {
     let url = Url::parse(super::text(call, 0, function, "the URL")?)?;
-    let known = ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "compression", "progress"];
+    let known: Vec<&str> = OPTIONS.into_iter().chain(credentials::KNOWN).collect();
     let mut given = Options::read(call, 1, function, &known)?;
     let defaults = Feeding::default();
     let schema = given.text("schema", "main")?;
@@ -52,6 +55,7 @@ fn arguments(call: &Call, registry: &Registry, function: &'static str) -> Result
     let compression = if url.is_loopback() { Compression::None } else { Compression::Lz4 };
     let compression = given.choice("compression", compression, &Compression::ALL, Compression::name)?;
     let bar = given.switch("progress", true)?;
+    let credentials = credentials::read(&mut given, &url)?;
     let path = file_of(call.host(), &schema, "following")?;
     if let Some(url) = registry.url_of(&path) {
         return Err(Error::usage(format!(
@@ -67,5 +71,5 @@ fn arguments(call: &Call, registry: &Registry, function: &'static str) -> Result
         )));
     }
     let vfs = call.host().vfs(&schema)?;
-    Ok((path, vfs, HttpUpstream::new(url, options.silence, compression), options, bar))
+    Ok((path, vfs, HttpUpstream::new(url, options.silence, compression, credentials)?, options, bar))
 }

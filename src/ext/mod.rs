@@ -1,6 +1,7 @@
 //! Layer 6: what SQL sees. One file for each function or family, and the registry of what runs in this process.
 
 mod apply;
+mod credentials;
 mod follow;
 mod logging;
 mod options;
@@ -12,6 +13,7 @@ mod relay;
 mod run;
 mod serve;
 mod session;
+mod settings;
 mod snapshot;
 mod stop;
 mod tables;
@@ -40,7 +42,7 @@ const FUNCTIONS: [(&str, i32, i32, Function); 15] = [
     ("litestream_apply_frame", 3, 3, apply::frame),
     ("litestream_apply_wal", 1, 1, apply::log),
     ("litestream_checksum", 0, 0, verify::checksum),
-    ("litestream_verify", 0, 1, verify::verify),
+    ("litestream_verify", 0, 2, verify::verify),
     ("litestream_promote", 0, 0, promote::promote),
     ("litestream_run", 0, 0, run::run),
     ("litestream_version", 0, 0, own_version),

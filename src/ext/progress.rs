@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::registry::{Beginning, Registry};
 use crate::net::HttpUpstream;
-use crate::replica::{Progress, Upstream};
+use crate::replica::Progress;
 use crate::sqlite::{guarded, spawn};
 
 /// A catch-up that takes no longer has no bar.
@@ -36,7 +36,7 @@ impl<'r> Watched<'r> {
         progress: &Arc<Progress>,
         bar: bool,
     ) -> Watched<'r> {
-        let row = registry.beginning(path, upstream.url(), progress);
+        let row = registry.beginning(path, upstream, progress);
         let mut watched = Watched { _row: row, end: None, thread: None };
         if bar && stderr().is_terminal() {
             let (end, ended) = channel();

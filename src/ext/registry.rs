@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::base::{Error, Kind, Result};
 use crate::net::{self, Server};
 use crate::primary::Primary;
-use crate::replica::{Follower, Progress};
+use crate::replica::{Follower, Progress, Upstream};
 use crate::sqlite::{Host, PerProcess, at_exit};
 
 /// The registry of this process. A child of a fork makes its own: the threads and locks of its parent are not there
@@ -80,10 +80,15 @@ pub fn registry() -> Result<&'static Registry> {
 pub fn told() -> net::Running {
     let Ok(registry) = registry() else { return net::Running::default() };
     let running = registry.running();
-    let served = running.served.values().map(|served| (Arc::clone(&served.primary), served.url.clone()));
+    let served = running.served.values().map(|served| net::Served {
+        primary: Arc::clone(&served.primary),
+        url: served.url.clone(),
+        warning: served.server.warning(),
+    });
     let followed = running.followed.values().map(|follower| net::Followed {
         path: follower.path().to_path_buf(),
         url: follower.url().to_string(),
+        warning: follower.upstream().warning(),
         progress: follower.progress(),
     });
     net::Running { served: served.collect(), followed: followed.chain(running.beginning.iter().cloned()).collect() }
@@ -111,8 +116,9 @@ impl Registry {
     }
 
     /// Tells of a database that is being brought up to date, until the guard goes or it is followed.
-    pub fn beginning(&self, path: &Path, url: &str, progress: &Arc<Progress>) -> Beginning<'_> {
-        let followed = net::Followed { path: path.into(), url: url.into(), progress: Arc::clone(progress) };
+    pub fn beginning(&self, path: &Path, upstream: &dyn Upstream, progress: &Arc<Progress>) -> Beginning<'_> {
+        let (url, warning) = (upstream.url().to_string(), upstream.warning());
+        let followed = net::Followed { path: path.into(), url, warning, progress: Arc::clone(progress) };
         self.running().beginning.push(followed);
         Beginning { registry: self, progress: Arc::clone(progress) }
     }

@@ -13,10 +13,20 @@ use crate::replica::Progress;
 /// Everything that is served and followed in this process, as the registry knows it.
 #[derive(Default)]
 pub struct Running {
-    /// Databases served, each with its URL.
-    pub served: Vec<(Arc<Primary>, String)>,
+    /// Databases served.
+    pub served: Vec<Served>,
     /// Databases followed, or being brought up to date.
     pub followed: Vec<Followed>,
+}
+
+/// A database that is served.
+pub struct Served {
+    /// The database.
+    pub primary: Arc<Primary>,
+    /// Where.
+    pub url: String,
+    /// What is dangerous about serving it there, if anything is.
+    pub warning: Option<&'static str>,
 }
 
 /// A database that is fed from an upstream.
@@ -26,6 +36,8 @@ pub struct Followed {
     pub path: PathBuf,
     /// The URL of the upstream.
     pub url: String,
+    /// What is dangerous about the way there, if anything is.
+    pub warning: Option<String>,
     /// How far it has come.
     pub progress: Arc<Progress>,
 }
@@ -106,7 +118,7 @@ pub const STATES: [&str; 5] = ["serving", "streaming", "catching up", "reconnect
 impl Running {
     /// One row for each database served, then one for each that is followed, by path.
     pub fn rows(&self) -> Vec<Row> {
-        let mut served: Vec<Row> = self.served.iter().map(|(primary, url)| of_served(primary, url)).collect();
+        let mut served: Vec<Row> = self.served.iter().map(of_served).collect();
         let mut followed: Vec<Row> = self.followed.iter().map(of_followed).collect();
         for rows in [&mut served, &mut followed] {
             rows.sort_by(|one, other| one.path.cmp(&other.path));
@@ -139,14 +151,15 @@ pub fn state_of(replica: &ReplicaRow) -> &'static str {
     if replica.live { "live" } else { "catching up" }
 }
 
-fn of_served(primary: &Primary, url: &str) -> Row {
+fn of_served(Served { primary, url, warning }: &Served) -> Row {
     let status = primary.status();
+    let failing = status.last_error.as_ref().filter(|_| status.failing).map(|error| error.text.clone());
     Row {
         path: primary.path().to_path_buf(),
         role: if primary.is_relay() { "relay" } else { "primary" },
         state: if status.failing { "stalled" } else { "serving" },
-        reason: status.last_error.as_ref().filter(|_| status.failing).map(|error| error.text.clone()),
-        url: url.to_string(),
+        reason: failing.or_else(|| warning.map(str::to_string)),
+        url: url.clone(),
         position: status.position,
         lag: None,
         db_bytes: status.db_bytes,
@@ -168,7 +181,7 @@ fn of_followed(followed: &Followed) -> Row {
         path: followed.path.clone(),
         role: "replica",
         state: status.state,
-        reason: status.reason,
+        reason: status.reason.or_else(|| followed.warning.clone()),
         url: followed.url.clone(),
         position: status.position,
         lag: status.lag,

@@ -13,22 +13,19 @@ use std::task::{Context, Poll};
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH, RETRY_AFTER,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
 };
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use futures_core::Stream;
 use tokio::task::{JoinHandle, spawn_blocking};
 
 use super::databases::{Databases, Open};
 use super::percent;
-use super::routes::{Query, Refusal, blocking};
+use super::routes::{Query, Refusal, blocking, failed};
 use crate::base::{Kind, Result, limits};
 use crate::primary::{Content, Copying, Permit, Primary};
-
-/// Seconds after which a client may try again that came when too many copies were being sent.
-const RETRY_SECONDS: &str = "10";
 
 /// The database, unless the client has it already.
 pub async fn get(
@@ -46,15 +43,12 @@ pub async fn get(
     }
     let copier = Arc::clone(&primary);
     let (mut copying, permit) = match blocking(move || copier.copy_to_nowhere()).await? {
-        Err(busy) if busy.kind() == Kind::Busy => {
-            let refusal = Refusal::from(busy);
-            return Ok(([(RETRY_AFTER, RETRY_SECONDS)], refusal).into_response());
-        }
-        begun => begun?,
+        Err(busy) if busy.kind() == Kind::Busy => return Err(failed(&primary, &busy).for_now()),
+        begun => begun.map_err(|error| failed(&primary, &error))?,
     };
     let (content, file) = loop {
         let (then, step) = blocking(move || step(copying)).await?;
-        if let Some(copied) = step? {
+        if let Some(copied) = step.map_err(|error| failed(&primary, &error))? {
             break copied;
         }
         copying = then;
@@ -79,8 +73,9 @@ pub async fn head(
 
 async fn content_of(primary: &Arc<Primary>) -> std::result::Result<Content, Refusal> {
     loop {
-        let primary = Arc::clone(primary);
-        if let Some(content) = blocking(move || primary.content()).await?? {
+        let asked = Arc::clone(primary);
+        let content = blocking(move || asked.content()).await?;
+        if let Some(content) = content.map_err(|error| failed(primary, &error))? {
             return Ok(content);
         }
     }

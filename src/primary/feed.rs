@@ -293,7 +293,7 @@ impl Feed {
         }
         let position = self.primary.lock_core().position();
         let mut out = Vec::new();
-        record::error(position, &error.to_string(), &mut out);
+        record::error(position, &self.primary.told_to_others(error), &mut out);
         Ok(Step::Send(Bytes::from(out)))
     }
 

@@ -15,7 +15,7 @@ use super::history::{History, Reserve};
 use super::relay::Origin;
 use super::replicas::{ReplicaRow, Replicas};
 use super::tail::{Tail, Wake};
-use crate::base::{PageSize, Past, Position, Result, limits};
+use crate::base::{Error, PageSize, Past, Position, Result, limits};
 use crate::format::wal::frame_size;
 use crate::sqlite::{Connection, Host, OpenMode};
 use crate::store::{Sidecar, SidecarLock};
@@ -290,6 +290,11 @@ impl Primary {
         self.log.push(entry(records, pages));
         self.raw_log.push(entry(raw.clone().ok().flatten(), u64::from(news.to.0 - news.from.0)));
         made.and(raw).map(drop)
+    }
+
+    /// What others are told of an error: the database by its name, without the folder that it is in.
+    pub fn told_to_others(&self, error: &Error) -> String {
+        error.to_string().replace(&*self.path.to_string_lossy(), &self.file_name)
     }
 
     pub(super) fn lock_core(&self) -> MutexGuard<'_, Core> {

@@ -184,7 +184,10 @@ fn run(
         progress.lost(state, &error);
         let lasted = progress.commits() > commits || began.elapsed() > limits::RETRY_MAX;
         pause = if lasted { limits::RETRY_MIN } else { (pause * 2).min(limits::RETRY_MAX) };
-        orders.pause(jittered(pause));
+        orders.pause(match error.retry_after() {
+            None => jittered(pause),
+            Some(asked) => longer(asked.min(limits::RETRY_AFTER_MAX)).max(jittered(pause)),
+        });
     }
     Ok(())
 }
@@ -210,4 +213,10 @@ impl Orders {
 fn jittered(time: Duration) -> Duration {
     let [byte]: [u8; 1] = random_bytes();
     time / 2 + time / 512 * u32::from(byte)
+}
+
+/// All to one and a quarter of `time`, for the same reason.
+fn longer(time: Duration) -> Duration {
+    let [byte]: [u8; 1] = random_bytes();
+    time + time / 1024 * u32::from(byte)
 }
