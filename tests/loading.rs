@@ -21,6 +21,7 @@ litestream_position|0|1
 litestream_promote|0|1
 litestream_pull|1|1
 litestream_pull|2|1
+litestream_run|0|1
 litestream_serve|1|1
 litestream_serve|2|1
 litestream_stop|0|1
@@ -182,6 +183,7 @@ fn a_schema_cannot_call_any_function() {
         "litestream_verify('http://127.0.0.1:1/app.db')",
         "litestream_verify('http://127.0.0.1:1/app.db', '{}')",
         "litestream_promote()",
+        "litestream_run()",
         "litestream_version()",
     ];
     assert_eq!(calls.len(), FUNCTIONS.lines().count(), "every function, with each number of arguments");

@@ -33,6 +33,10 @@ mod upload;
 mod url;
 mod write_timeout;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use client::HttpUpstream;
 pub use credentials::{Credentials, TokenSource};
 pub use server::Server;
