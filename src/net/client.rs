@@ -247,6 +247,10 @@ fn tls_failed(error: &io::Error) -> String {
         Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
             "give the authority of the server's certificate with the option ca"
         }
+        Some(rustls::Error::InvalidCertificate(_)) if said.contains("CaUsedAsEndEntity") => {
+            "a certificate that is its own authority must not be one for others: openssl makes it with \
+             -addext basicConstraints=critical,CA:FALSE"
+        }
         Some(rustls::Error::InvalidCertificate(_)) => {
             "the certificate must be one for the name in the URL, and not be expired"
         }
