@@ -1,7 +1,7 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture faults drivers build install dist packages bench goldens clean
+.PHONY: help demo test torture faults fuzz corpus miri asan tsan drivers build install dist packages bench goldens clean
 
 PREFIX ?= /usr/local
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
@@ -18,7 +18,7 @@ demo: ## See a replica follow a database, in some 20 seconds after the build
 	@bash sql/demo/demo.sh target/release/liblitestream
 
 test: ## Run every check and every test
-	@.ci/setup sqlite3 $(STRACE)
+	@.ci/setup sqlite3 curl $(STRACE)
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --no-fail-fast
@@ -30,6 +30,26 @@ torture: ## Kill, stop, damage and cut everything for SECONDS=60, with SEED=n to
 faults: ## Fail every call to the storage, cut the power and kill the process at every moment; some minutes
 	@.ci/setup sqlite3 $(STRACE)
 	FAULTS=all cargo test --locked --test storage_faults --test crashes --test interrupted -- --nocapture
+
+fuzz: ## Feed every decoder, or TARGET=name, with what it was not made for, SECONDS=60 each
+	@.ci/setup c++
+	fuzz/run "$(SECONDS)" $(TARGET)
+
+corpus: ## Keep of what fuzzing found what reaches something new: rewrites fuzz/corpus
+	@.ci/setup c++
+	fuzz/run minimise
+
+miri: ## Run the tests of the pure layers under Miri; takes a nightly toolchain with it
+	@.ci/setup
+	.ci/sanitize miri
+
+asan: ## Run the tests under AddressSanitizer, or those of TESTS="lib apply ..."; takes a nightly toolchain
+	@.ci/setup sqlite3
+	.ci/sanitize address $(TESTS)
+
+tsan: ## Run the tests of one process under ThreadSanitizer, or TESTS="..."; takes a nightly toolchain with rust-src
+	@.ci/setup sqlite3
+	.ci/sanitize thread $(TESTS)
 
 drivers: build ## Serve and follow with every driver there is; DRIVERS="python php" for some
 	@.ci/setup sqlite3 python3 python3-venv

@@ -323,7 +323,7 @@ impl<'p> Feeder<'p> {
 
     /// Tells how much came.
     pub fn count(&self, bytes: u64) {
-        self.progress.set_bytes(bytes, self.database.wal_bytes());
+        self.progress.set_bytes(bytes, self.database.db_bytes(), self.database.wal_bytes());
     }
 
     /// What the database holds is no state of the upstream any more.

@@ -1,12 +1,12 @@
 //! A stream of version 2: pages and commits.
 
+use std::collections::HashMap;
 use std::io::Read;
 
 use super::coverage::Coverage;
 use super::database::Pending;
 use super::feeder::{Feeder, Until};
 use super::records::Records;
-use super::status::State;
 use crate::base::{Error, Kind, PageSize, Pgno, Position, Result};
 use crate::format::checksum::PageChecksum;
 use crate::format::compression::Compression;
@@ -23,12 +23,12 @@ pub(super) fn run(
     let mut records = Records::new(body).compressed_with(compression);
     let (position, begin) = read_begin(&mut records)?;
     feeder.adopt(position.generation, begin.everything)?;
-    feeder.progress.set_state(State::CatchingUp, Some(format!("{} pages to come", begin.pages)));
+    feeder.progress.catching_up(begin.pages);
     let coverage = if feeder.is_new()? {
         bootstrap(feeder, &mut records, &begin)?;
         None
     } else {
-        begin.everything.then(Coverage::default)
+        begin.everything.then(|| Coverage::new(begin.page_size))
     };
     let pending = feeder.pending(begin.page_size)?;
     let mut session = Session { page_size: begin.page_size, pending, coverage, commit: None };
@@ -53,8 +53,7 @@ fn read_begin<R: Read>(records: &mut Records<R>) -> Result<(Position, Begin)> {
 /// Writes the first catch-up straight into the file.
 fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Begin) -> Result<()> {
     let mut file = feeder.bootstrap(begin.page_size)?;
-    let mut coverage = Coverage::default();
-    let mut checksums = Checksums::new(0, begin.page_size);
+    let mut come = Come::new(begin.page_size);
     let (position, commit) = loop {
         if (feeder.stop)() {
             return Err(ended());
@@ -65,8 +64,8 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
                 let pages = Pages::decode(records.payload(&header)?, begin.page_size)?;
                 for run in pages.runs() {
                     let (first, images) = run?;
-                    coverage.add(first, images.len() / begin.page_size.bytes());
-                    sum_up(&mut checksums, first, images, begin.page_size)?;
+                    come.add(first, images)?;
+                    feeder.progress.arrived((images.len() / begin.page_size.bytes()) as u64);
                     file.write(first, images)?;
                 }
             }
@@ -77,28 +76,63 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
             }
             kind => return Err(unexpected(kind, "pages or a commit")),
         }
-        feeder.progress.set_bytes(records.bytes, 0);
+        feeder.count(records.bytes);
     };
-    coverage.check(commit.pages, begin.page_size)?;
-    checksums.resize(commit.pages);
+    let checksums = come.whole(commit.pages)?;
     match (expected(&commit), checksums.total()) {
-        (Some(expected), found) if found != Some(expected) => return Err(not_as_sent(expected, found)),
+        (Some(expected), found) if found != Some(expected) => {
+            feeder.progress.failed_verification();
+            return Err(not_as_sent(expected, found));
+        }
         _ => file.finish(commit.pages)?,
     }
     log::info!("new replica at {position}: {} pages", commit.pages);
-    feeder.made(position, Some(commit.time), commit.pages, Some(checksums))
+    feeder.made(position, Some(commit.time), commit.pages, Some(checksums))?;
+    feeder.count(records.bytes);
+    Ok(())
 }
 
-/// Notes what the consecutive pages from `first` on sum up to.
-fn sum_up(checksums: &mut Checksums, first: Pgno, images: &[u8], size: PageSize) -> Result<()> {
-    for (n, image) in (first.get()..).zip(images.chunks_exact(size.bytes())) {
-        let pgno = Pgno::new(n)?;
-        if n > checksums.pages() {
-            checksums.resize(n);
-        }
-        checksums.set(pgno, Some(PageChecksum::of(pgno, image)));
+/// What has come of a new database.
+struct Come {
+    size: PageSize,
+    coverage: Coverage,
+    /// Of the pages up to which all have come.
+    checksums: Checksums,
+    /// Of the others.
+    ahead: HashMap<Pgno, PageChecksum>,
+}
+
+impl Come {
+    fn new(size: PageSize) -> Come {
+        Come { size, coverage: Coverage::new(size), checksums: Checksums::new(0, size), ahead: HashMap::new() }
     }
-    Ok(())
+
+    /// Notes what the consecutive pages from `first` on sum up to.
+    fn add(&mut self, first: Pgno, images: &[u8]) -> Result<()> {
+        for (n, image) in (u64::from(first.get())..).zip(images.chunks_exact(self.size.bytes())) {
+            let pgno = Pgno::new(u32::try_from(n).unwrap_or(0))?;
+            let checksum = PageChecksum::of(pgno, image);
+            self.coverage.add(pgno, 1);
+            if pgno.get() > self.coverage.whole() {
+                self.ahead.insert(pgno, checksum);
+                continue;
+            }
+            if self.checksums.pages() < pgno.get() {
+                self.checksums.resize(pgno.get());
+            }
+            self.checksums.set(pgno, Some(checksum));
+            self.ahead.remove(&pgno);
+        }
+        Ok(())
+    }
+
+    /// The checksums of a database of `pages` pages, if it is all there.
+    fn whole(mut self, pages: u32) -> Result<Checksums> {
+        self.coverage.check(pages)?;
+        self.checksums.resize(pages);
+        self.ahead.into_iter().for_each(|(pgno, checksum)| self.checksums.set(pgno, Some(checksum)));
+        Ok(self.checksums)
+    }
 }
 
 /// What the database must sum up to after a commit; none when its sender does not say.
@@ -130,7 +164,9 @@ impl Session {
         let payload = records.payload(&header)?;
         match header.kind {
             Type::Pages => {
-                for page in Pages::decode(payload, self.page_size)?.iter() {
+                let pages = Pages::decode(payload, self.page_size)?;
+                feeder.progress.arrived(pages.len() as u64);
+                for page in pages.iter() {
                     let (pgno, image) = page?;
                     if let Some(coverage) = &mut self.coverage {
                         coverage.add(pgno, 1);
@@ -160,7 +196,7 @@ impl Session {
                 if begin.page_size != self.page_size {
                     return Err(Error::corrupt("stream: the page size changed in the middle"));
                 }
-                feeder.progress.set_state(State::CatchingUp, Some(format!("{} pages to come", begin.pages)));
+                feeder.progress.catching_up(begin.pages);
             }
             Type::Error => return Err(told(payload)),
             kind => return Err(unexpected(kind, "a record of version 2")),
@@ -171,7 +207,7 @@ impl Session {
     fn apply(&mut self, feeder: &mut Feeder) -> Result<()> {
         let Some((position, commit)) = self.commit.take() else { return Ok(()) };
         if let Some(coverage) = self.coverage.take() {
-            coverage.check(commit.pages, self.page_size)?;
+            coverage.check(commit.pages)?;
         }
         feeder.add_mark(&mut self.pending)?;
         if self.pending.is_empty() && !feeder.database.changes_size(commit.pages)? {

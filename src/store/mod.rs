@@ -2,6 +2,7 @@
 
 mod alone;
 mod checksums;
+mod copy;
 mod log_reader;
 mod lookup;
 mod page_file;
@@ -12,6 +13,7 @@ mod writer;
 
 pub use alone::Alone;
 pub use checksums::Checksums;
+pub use copy::{Copy, NewFile, check_target, copy};
 pub use log_reader::{LogFile, LoggedFrame};
 pub use lookup::{page_size, pages, read_checksums, read_page};
 pub use page_file::Entry;
