@@ -1,7 +1,7 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture faults build bench goldens clean
+.PHONY: help demo test torture faults fuzz corpus miri asan tsan build bench goldens clean
 
 # Kills processes at their system calls, where there is such a thing.
 STRACE := $(if $(filter Linux,$(shell uname -s)),strace)
@@ -27,6 +27,26 @@ torture: ## Kill, stop, damage and cut everything for SECONDS=60, with SEED=n to
 faults: ## Fail every call to the storage, cut the power and kill the process at every moment; some minutes
 	@.ci/setup sqlite3 $(STRACE)
 	FAULTS=all cargo test --locked --test storage_faults --test crashes --test interrupted -- --nocapture
+
+fuzz: ## Feed every decoder, or TARGET=name, with what it was not made for, SECONDS=60 each
+	@.ci/setup c++
+	fuzz/run "$(SECONDS)" $(TARGET)
+
+corpus: ## Keep of what fuzzing found what reaches something new: rewrites fuzz/corpus
+	@.ci/setup c++
+	fuzz/run minimise
+
+miri: ## Run the tests of the pure layers under Miri; takes a nightly toolchain with it
+	@.ci/setup
+	.ci/sanitize miri
+
+asan: ## Run the tests under AddressSanitizer, or those of TESTS="lib apply ..."; takes a nightly toolchain
+	@.ci/setup sqlite3
+	.ci/sanitize address $(TESTS)
+
+tsan: ## Run the tests of one process under ThreadSanitizer, or TESTS="..."; takes a nightly toolchain with rust-src
+	@.ci/setup sqlite3
+	.ci/sanitize thread $(TESTS)
 
 build: ## Build the library: target/release/liblitestream.so (.dylib on macOS)
 	@.ci/setup

@@ -566,3 +566,23 @@ fn applying_waits_for_a_writer_of_another_process_to_end() {
     drop(writer);
     source.assert_same_file();
 }
+
+#[test]
+fn a_commit_to_a_size_that_its_wal_cannot_lead_to_is_refused() {
+    let source = Source::new(512, &rows("t", 10, 300));
+    let mut frames = source.frames("UPDATE t SET name = name || '!'");
+    let replica = loaded(&source.replica());
+    let last = frames.last_mut().unwrap();
+    let size = std::mem::replace(&mut last.commit, u32::MAX);
+    let header = Header { big: false, page_size: 512, sequence: 1, salts: [1, 2] };
+    let error = replica.query_row("SELECT litestream_apply_wal(?1)", [wal::build(&header, &frames)], |_| Ok(()));
+    assert!(error.unwrap_err().to_string().contains("a commit to 4294967295 pages"));
+    assert_eq!(
+        stock(&source.replica(), "PRAGMA integrity_check; SELECT count(*) FROM t WHERE name LIKE '%!'"),
+        "ok\n0"
+    );
+    frames.last_mut().unwrap().commit = size;
+    assert_eq!(apply_wal(&replica, &wal::build(&header, &frames)), 1);
+    drop(replica);
+    source.assert_same_file();
+}

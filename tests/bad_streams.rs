@@ -107,6 +107,12 @@ fn wrong_streams(page_size: u32) -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("an unknown mode", instead(0, mode), "mode 2"),
         ("pages of another size", instead(0, stream::begin(LATER, other_size, true, 9)), "pages"),
         ("page number 0", instead(1, stream::pages(&[page(1), (0, &zeros)])), "page number 0"),
+        (
+            "page number 2^32 - 1",
+            with(&[begin(), stream::pages(&[page(1)]), stream::pages(&[(u32::MAX, page(2).1)]), commit()]),
+            "",
+        ),
+        ("a commit of 2^32 - 1 pages", instead(good.len() - 1, stream::commit(LATER, u32::MAX)), "4294967295 pages"),
         ("the lock-byte page", instead(1, stream::pages(&[page(1), (lock_page, &zeros)])), "lock-byte"),
         ("more pages than counted", instead(1, short_count), "pages"),
         ("no pages in a pages record", instead(1, zero_count), "pages"),

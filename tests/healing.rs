@@ -127,6 +127,23 @@ fn a_replica_that_nobody_follows_is_mended_by_the_next_pull() {
 }
 
 #[test]
+fn a_replica_whose_schema_cannot_be_read_is_mended_too() {
+    let temp = Temp::new();
+    let (mut primary, mut replica, url) = pair(&temp);
+    replica.run("SELECT litestream_stop()");
+    assert!(replica.quit().success());
+    // What kind of page it is: the root of the schema is of none then.
+    flip(&temp.path("replica.db"), 100);
+    let mut broken = Shell::stock(&temp.path("replica.db"));
+    let error = broken.refused("SELECT count(*) FROM account");
+    assert!(error.contains("malformed"), "{error}");
+    drop(broken);
+    primary.run(&bank::step(3, 5));
+    let mut replica = following(&temp.path("replica.db"), &url);
+    assert_mended(&mut primary, &mut replica, &temp, "would sum up to");
+}
+
+#[test]
 fn what_is_written_to_a_replica_that_lost_its_mark_is_undone_with_the_next_commit() {
     let temp = Temp::new();
     let (mut primary, mut replica, _) = pair(&temp);

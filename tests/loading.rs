@@ -21,6 +21,7 @@ litestream_position|0|1
 litestream_promote|0|1
 litestream_pull|1|1
 litestream_pull|2|1
+litestream_run|0|1
 litestream_serve|1|1
 litestream_serve|2|1
 litestream_snapshot|1|1
@@ -179,6 +180,7 @@ fn a_schema_cannot_call_what_has_an_effect() {
         "litestream_apply_frame(1, 1, zeroblob(4096))",
         "litestream_apply_wal(x'00')",
         "litestream_promote()",
+        "litestream_run()",
     ];
     for call in calls {
         let name = call.split('(').next().unwrap();

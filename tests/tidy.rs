@@ -465,7 +465,8 @@ fn crate_roots() -> io::Result<Vec<PathBuf>> {
         .into_iter()
         .filter(|path| {
             let folder = path.parent().and_then(Path::to_str).unwrap_or_default();
-            path == Path::new("src/lib.rs") || has_extension(path, "rs") && folders.contains(&folder)
+            let libraries = [Path::new("src/lib.rs"), Path::new("fuzz/src/lib.rs")];
+            libraries.contains(&path.as_path()) || has_extension(path, "rs") && folders.contains(&folder)
         })
         .collect())
 }

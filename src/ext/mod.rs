@@ -9,6 +9,7 @@ mod progress;
 mod promote;
 mod registry;
 mod relay;
+mod run;
 mod serve;
 mod session;
 mod snapshot;
@@ -27,7 +28,7 @@ use session::Session;
 type Function = fn(&Call, &Session, &Registry) -> Result<Output>;
 
 /// Name, least and most number of arguments, body.
-const FUNCTIONS: [(&str, i32, i32, Function); 14] = [
+const FUNCTIONS: [(&str, i32, i32, Function); 15] = [
     ("litestream_serve", 1, 2, serve::serve),
     ("litestream_pull", 1, 2, follow::pull),
     ("litestream_follow", 1, 2, follow::follow),
@@ -41,6 +42,7 @@ const FUNCTIONS: [(&str, i32, i32, Function); 14] = [
     ("litestream_checksum", 0, 0, verify::checksum),
     ("litestream_verify", 0, 1, verify::verify),
     ("litestream_promote", 0, 0, promote::promote),
+    ("litestream_run", 0, 0, run::run),
     ("litestream_version", 0, 0, own_version),
 ];
 
@@ -52,7 +54,7 @@ pub fn register(host: Host) -> Result<()> {
     for (name, least, most, body) in FUNCTIONS {
         for arguments in least..=most {
             let session = Arc::downgrade(&session);
-            define_function(host, name, arguments, move |call| run(body, call, &session))?;
+            define_function(host, name, arguments, move |call| answer(body, call, &session))?;
         }
     }
     define_table::<tables::Status>(host, session)?;
@@ -60,7 +62,7 @@ pub fn register(host: Host) -> Result<()> {
     define_table::<tables::Wal>(host, Arc::new(()))
 }
 
-fn run(body: Function, call: &Call, session: &Weak<Session>) -> Result<Output> {
+fn answer(body: Function, call: &Call, session: &Weak<Session>) -> Result<Output> {
     let session =
         session.upgrade().ok_or_else(|| Error::new(Kind::Internal, "litestream: this connection is closing"))?;
     let done = body(call, &session, registry()?);

@@ -221,7 +221,8 @@ mod tests {
         let packed = compress(&commit(3, || 7)?).ok_or(Error::corrupt("not compressed"))?;
         let payload = records(&packed)?[0].1;
         for at in 0..payload.len() {
-            for value in 0..=255 {
+            // Miri takes a hundred times as long.
+            for value in (0..=255).step_by(if cfg!(miri) { 51 } else { 1 }) {
                 let mut bad = payload.to_vec();
                 bad[at] = value;
                 let says = u32::from_be_bytes([bad[0], bad[1], bad[2], bad[3]]) as usize;

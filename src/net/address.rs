@@ -45,7 +45,7 @@ pub fn bind(text: &str) -> Result<TcpListener> {
     Err(Error::new(Kind::Io, format!("cannot listen on '{}': {error}; {advice}", super::printable(text))))
 }
 
-fn split(text: &str) -> Result<(&str, u16)> {
+pub(super) fn split(text: &str) -> Result<(&str, u16)> {
     let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
     let bad_host = |host: &str| {
         let bracketed = host.starts_with('[') && host.ends_with(']');

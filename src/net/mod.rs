@@ -23,6 +23,10 @@ mod stream;
 mod url;
 mod write_timeout;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use client::HttpUpstream;
 pub use report::{Followed, Part, Row, Running, Source, state_of};
 pub use server::Server;

@@ -232,6 +232,14 @@ impl Query {
     }
 }
 
+/// The database that a request names and what it asks for, or the text of the refusal.
+#[cfg(fuzzing)]
+pub(super) fn asked(uri: &Uri, headers: &HeaderMap) -> Result<(Option<String>, Ask), String> {
+    let read = Query::read(uri)
+        .and_then(|query| Ok((query.value("path").map(str::to_string), query.ask(headers, String::new())?)));
+    read.map_err(|refusal| refusal.text)
+}
+
 fn invalid(name: &str) -> Refusal {
     refuse(StatusCode::BAD_REQUEST, format!("Invalid {name} query parameter"))
 }

@@ -108,16 +108,16 @@ pub fn of_served(address: SocketAddr, database: &str) -> String {
     join(&format!("http://{address}"), Some(database))
 }
 
-/// The form that [`Url::parse`] takes apart again.
+/// The form that [`Url::parse`] takes apart again: a path where that leads back, or else a query.
 fn join(base: &str, database: Option<&str>) -> String {
     let Some(database) = database else { return base.to_string() };
     let encoded = percent::encode(database);
-    match database.rfind('/') {
-        None => format!("{base}/{encoded}"),
-        Some(0) => format!("{base}/{encoded}"),
-        Some(at) if database.starts_with('/') && at + 1 < database.len() => format!("{base}{encoded}"),
-        Some(_) => format!("{base}/?path={encoded}"),
-    }
+    let path = match database.rfind('/') {
+        None | Some(0) => format!("/{encoded}"),
+        Some(_) => encoded.clone(),
+    };
+    let leads_back = path.starts_with('/') && read_database(&path).is_ok_and(|read| read.as_deref() == Some(database));
+    if leads_back { format!("{base}{path}") } else { format!("{base}/?path={encoded}") }
 }
 
 fn read(text: &str) -> Result<Url> {
@@ -355,9 +355,19 @@ mod tests {
     fn what_a_server_returns_leads_back_to_its_database() -> Result<()> {
         let address = SocketAddr::from(([127, 0, 0, 1], 9090));
         assert_eq!(of_served(address, "app.db"), EXAMPLE);
-        for name in
-            ["app.db", "my app%.db", "données?#&+.db", "/var/lib/my app.db", "/app.db", "C:\\data\\app.db", "a/b"]
-        {
+        for name in [
+            "app.db",
+            "my app%.db",
+            "données?#&+.db",
+            "/var/lib/my app.db",
+            "/app.db",
+            "C:\\data\\app.db",
+            "a/b",
+            "//a",
+            "//a/b",
+            "///",
+            "/",
+        ] {
             let url = of_served(address, name);
             assert!(url.is_ascii(), "{url}");
             assert_eq!(database(&url), Ok(Some(name.to_string())), "{url}");

@@ -1,38 +1,58 @@
 //! Which pages of a whole database have come.
 
+use std::collections::HashSet;
+
 use crate::base::{Error, PageSize, Pgno, Result};
 
-/// A set of page numbers, one bit each.
-#[derive(Default)]
+/// A set of page numbers. It takes memory for pages that came before those in front of them, and for no others: a number alone
+/// asks for none.
 pub(super) struct Coverage {
-    words: Vec<u64>,
+    lock_page: Pgno,
+    /// All pages up to this one have come.
+    whole: u32,
+    ahead: HashSet<u32>,
 }
 
 impl Coverage {
+    /// The empty set, for pages of `size`. The lock-byte page never comes and counts as if it had.
+    pub fn new(size: PageSize) -> Coverage {
+        Coverage { lock_page: size.lock_page(), whole: 0, ahead: HashSet::new() }
+    }
+
     /// Adds `count` pages from `first` on.
     pub fn add(&mut self, first: Pgno, count: usize) {
-        for slot in first.slot()..first.slot().saturating_add(count) {
-            let word = slot / 64;
-            if word >= self.words.len() {
-                self.words.resize(word + 1, 0);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        for n in first.get()..=first.get().saturating_add(count.saturating_sub(1)) {
+            if n > self.whole {
+                self.ahead.insert(n);
             }
-            if let Some(word) = self.words.get_mut(word) {
-                *word |= 1 << (slot % 64);
-            }
+            self.go_on();
         }
     }
 
-    /// Fails if a page of a database of `pages` pages has not come. The lock-byte page never does.
-    pub fn check(&self, pages: u32, size: PageSize) -> Result<()> {
-        let has = |pgno: Pgno| self.words.get(pgno.slot() / 64).is_some_and(|word| word >> (pgno.slot() % 64) & 1 == 1);
-        let mut due = (1..=pages).filter_map(|n| Pgno::new(n).ok()).filter(|pgno| *pgno != size.lock_page());
-        match due.find(|pgno| !has(*pgno)) {
-            None => Ok(()),
-            Some(missing) => Err(Error::corrupt(format!(
-                "stream: a database of {pages} pages was to come whole, and page {} did not",
-                missing.get()
-            ))),
+    fn go_on(&mut self) {
+        while let Some(next) = self.whole.checked_add(1) {
+            if next != self.lock_page.get() && !self.ahead.remove(&next) {
+                return;
+            }
+            self.whole = next;
         }
+    }
+
+    /// Up to which page all have come.
+    pub fn whole(&self) -> u32 {
+        self.whole
+    }
+
+    /// Fails if a page of a database of `pages` pages has not come.
+    pub fn check(&self, pages: u32) -> Result<()> {
+        if self.whole >= pages {
+            return Ok(());
+        }
+        Err(Error::corrupt(format!(
+            "stream: a database of {pages} pages was to come whole, and page {} did not",
+            self.whole.saturating_add(1)
+        )))
     }
 }
 
@@ -42,23 +62,35 @@ mod tests {
 
     #[test]
     fn a_page_that_did_not_come_is_named() -> Result<()> {
-        let size = PageSize::new(65536)?;
-        let mut coverage = Coverage::default();
+        let mut coverage = Coverage::new(PageSize::new(65536)?);
         coverage.add(Pgno::ONE, 100);
         coverage.add(Pgno::new(102)?, 28);
-        assert!(coverage.check(100, size).is_ok());
-        assert!(coverage.check(129, size).is_err_and(|e| e.to_string().contains("page 101 ")));
+        assert!(coverage.check(100).is_ok());
+        assert!(coverage.check(129).is_err_and(|e| e.to_string().contains("page 101 ")));
         coverage.add(Pgno::new(101)?, 1);
-        assert!(coverage.check(129, size).is_ok());
+        assert!(coverage.check(129).is_ok());
+        assert!(coverage.check(130).is_err());
         Ok(())
     }
 
     #[test]
     fn the_lock_byte_page_is_not_waited_for() -> Result<()> {
         let size = PageSize::new(65536)?;
-        let mut coverage = Coverage::default();
+        let mut coverage = Coverage::new(size);
         coverage.add(Pgno::ONE, size.lock_page().slot());
         coverage.add(Pgno::new(size.lock_page().get() + 1)?, 1);
-        coverage.check(size.lock_page().get() + 1, size)
+        coverage.check(size.lock_page().get() + 1)
+    }
+
+    #[test]
+    fn pages_come_in_any_order_up_to_the_last_there_can_be() -> Result<()> {
+        let mut coverage = Coverage::new(PageSize::new(512)?);
+        for n in [u32::MAX, 3, u32::MAX - 1, 1] {
+            coverage.add(Pgno::new(n)?, 1);
+        }
+        assert_eq!((coverage.whole(), coverage.ahead.len()), (1, 3));
+        coverage.add(Pgno::new(2)?, 1);
+        assert_eq!((coverage.whole(), coverage.ahead.len()), (3, 2));
+        Ok(())
     }
 }

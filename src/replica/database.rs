@@ -5,7 +5,9 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::Instant;
 
-use super::stage::{DATABASE_HEADER, Stage, check_page_one, is_marked, is_placeholder, mark, move_schema_cookie};
+use super::stage::{
+    DATABASE_HEADER, Stage, check_page_one, is_in_wal_mode, is_marked, is_placeholder, mark, move_schema_cookie,
+};
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::page_file::Mark;
@@ -85,15 +87,28 @@ impl Database {
 
     /// What the file holds.
     pub fn content(&self) -> Result<Content> {
-        let file = self.connection.database()?;
-        let mut header = [0; DATABASE_HEADER];
-        file.read(0, &mut header)?;
+        let header = self.header()?;
         let nothing = header == [0; DATABASE_HEADER] || is_placeholder(&header);
         Ok(if nothing { Content::Nothing } else { Content::Database })
     }
 
+    /// How the file begins, whatever the WAL holds.
+    fn header(&self) -> Result<[u8; DATABASE_HEADER]> {
+        let mut header = [0; DATABASE_HEADER];
+        self.connection.database()?.read(0, &mut header)?;
+        Ok(header)
+    }
+
     /// The journal mode, such as `wal`.
+    ///
+    /// SQLite reads the schema to answer that. A replica whose schema is damaged must come to be mended all the same, so WAL
+    /// mode is known by the file's header, which never says so of another one.
     pub fn journal_mode(&self) -> Result<String> {
+        self.connection.pin()?;
+        self.connection.unpin();
+        if is_in_wal_mode(&self.header()?) {
+            return Ok("wal".into());
+        }
         Ok(self.connection.query_text(c"PRAGMA main.journal_mode")?.unwrap_or_default())
     }
 
@@ -160,6 +175,10 @@ impl Database {
             Some(_) => return Err(disturbed(&self.connection)),
             None => writer.start()?,
         };
+        if expected.is_none() || self.checksums.is_none() {
+            let frames = appended.frames() + pending.stage.len() as u64;
+            check_growth(&self.connection, size, pages, frames)?;
+        }
         let frame = writer.commit(appended, pending.stage.pages(), pages)?;
         self.published = Some(*writer.header());
         if let Some(checksums) = &mut self.checksums {
@@ -340,6 +359,21 @@ impl Database {
         let restarted = now.last == FrameNo::ZERO && now.change == before.change;
         if same || restarted { Ok(()) } else { Err(disturbed(&self.connection)) }
     }
+}
+
+/// Fails if a database would grow to `pages` pages by a WAL that has too few `frames` for that. SQLite takes it for damaged
+/// then, and never gets that WAL into the database.
+fn check_growth(connection: &Connection, size: PageSize, pages: u32, frames: u64) -> Result<()> {
+    const SLACK: u64 = 65536;
+    let page = u64::from(size.get());
+    let most = (connection.database()?.size()? + SLACK) / page + frames;
+    if u64::from(pages) <= most {
+        return Ok(());
+    }
+    let name = connection.path().display();
+    Err(Error::corrupt(format!(
+        "litestream: {name}: a commit to {pages} pages, expected at most {most} with {frames} frames in the WAL"
+    )))
 }
 
 /// Takes the write lock. Others hold it for moments only: a checkpoint that restarts the WAL, or one of us.

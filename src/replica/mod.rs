@@ -25,6 +25,10 @@ mod trust;
 mod upstream;
 mod verify;
 
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
+
 pub use feeder::Options;
 pub use follower::{Follower, pull};
 pub use manual::ManualApply;

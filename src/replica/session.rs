@@ -1,5 +1,6 @@
 //! A stream of version 2: pages and commits.
 
+use std::collections::HashMap;
 use std::io::Read;
 
 use super::coverage::Coverage;
@@ -27,7 +28,7 @@ pub(super) fn run(
         bootstrap(feeder, &mut records, &begin)?;
         None
     } else {
-        begin.everything.then(Coverage::default)
+        begin.everything.then(|| Coverage::new(begin.page_size))
     };
     let pending = feeder.pending(begin.page_size)?;
     let mut session = Session { page_size: begin.page_size, pending, coverage, commit: None };
@@ -52,8 +53,7 @@ fn read_begin<R: Read>(records: &mut Records<R>) -> Result<(Position, Begin)> {
 /// Writes the first catch-up straight into the file.
 fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Begin) -> Result<()> {
     let mut file = feeder.bootstrap(begin.page_size)?;
-    let mut coverage = Coverage::default();
-    let mut checksums = Checksums::new(0, begin.page_size);
+    let mut come = Come::new(begin.page_size);
     let (position, commit) = loop {
         if (feeder.stop)() {
             return Err(ended());
@@ -64,10 +64,8 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
                 let pages = Pages::decode(records.payload(&header)?, begin.page_size)?;
                 for run in pages.runs() {
                     let (first, images) = run?;
-                    let count = images.len() / begin.page_size.bytes();
-                    coverage.add(first, count);
-                    feeder.progress.arrived(count as u64);
-                    sum_up(&mut checksums, first, images, begin.page_size)?;
+                    come.add(first, images)?;
+                    feeder.progress.arrived((images.len() / begin.page_size.bytes()) as u64);
                     file.write(first, images)?;
                 }
             }
@@ -80,8 +78,7 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
         }
         feeder.count(records.bytes);
     };
-    coverage.check(commit.pages, begin.page_size)?;
-    checksums.resize(commit.pages);
+    let checksums = come.whole(commit.pages)?;
     match (expected(&commit), checksums.total()) {
         (Some(expected), found) if found != Some(expected) => {
             feeder.progress.failed_verification();
@@ -95,16 +92,47 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
     Ok(())
 }
 
-/// Notes what the consecutive pages from `first` on sum up to.
-fn sum_up(checksums: &mut Checksums, first: Pgno, images: &[u8], size: PageSize) -> Result<()> {
-    for (n, image) in (first.get()..).zip(images.chunks_exact(size.bytes())) {
-        let pgno = Pgno::new(n)?;
-        if n > checksums.pages() {
-            checksums.resize(n);
-        }
-        checksums.set(pgno, Some(PageChecksum::of(pgno, image)));
+/// What has come of a new database.
+struct Come {
+    size: PageSize,
+    coverage: Coverage,
+    /// Of the pages up to which all have come.
+    checksums: Checksums,
+    /// Of the others.
+    ahead: HashMap<Pgno, PageChecksum>,
+}
+
+impl Come {
+    fn new(size: PageSize) -> Come {
+        Come { size, coverage: Coverage::new(size), checksums: Checksums::new(0, size), ahead: HashMap::new() }
     }
-    Ok(())
+
+    /// Notes what the consecutive pages from `first` on sum up to.
+    fn add(&mut self, first: Pgno, images: &[u8]) -> Result<()> {
+        for (n, image) in (u64::from(first.get())..).zip(images.chunks_exact(self.size.bytes())) {
+            let pgno = Pgno::new(u32::try_from(n).unwrap_or(0))?;
+            let checksum = PageChecksum::of(pgno, image);
+            self.coverage.add(pgno, 1);
+            if pgno.get() > self.coverage.whole() {
+                self.ahead.insert(pgno, checksum);
+                continue;
+            }
+            if self.checksums.pages() < pgno.get() {
+                self.checksums.resize(pgno.get());
+            }
+            self.checksums.set(pgno, Some(checksum));
+            self.ahead.remove(&pgno);
+        }
+        Ok(())
+    }
+
+    /// The checksums of a database of `pages` pages, if it is all there.
+    fn whole(mut self, pages: u32) -> Result<Checksums> {
+        self.coverage.check(pages)?;
+        self.checksums.resize(pages);
+        self.ahead.into_iter().for_each(|(pgno, checksum)| self.checksums.set(pgno, Some(checksum)));
+        Ok(self.checksums)
+    }
 }
 
 /// What the database must sum up to after a commit; none when its sender does not say.
@@ -179,7 +207,7 @@ impl Session {
     fn apply(&mut self, feeder: &mut Feeder) -> Result<()> {
         let Some((position, commit)) = self.commit.take() else { return Ok(()) };
         if let Some(coverage) = self.coverage.take() {
-            coverage.check(commit.pages, self.page_size)?;
+            coverage.check(commit.pages)?;
         }
         feeder.add_mark(&mut self.pending)?;
         if self.pending.is_empty() && !feeder.database.changes_size(commit.pages)? {

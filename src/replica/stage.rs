@@ -161,6 +161,11 @@ pub(super) fn is_placeholder(header: &[u8; DATABASE_HEADER]) -> bool {
     placeholder(size).starts_with(header)
 }
 
+/// Whether an image of page 1, or what it begins with, is that of a database in WAL mode.
+pub(super) fn is_in_wal_mode(page_one: &[u8]) -> bool {
+    page_one.get(AT_READ_VERSION) == Some(&WAL)
+}
+
 /// Whether an image of page 1 has the read-only mark.
 pub(super) fn is_marked(page_one: &[u8]) -> bool {
     page_one.get(AT_WRITE_VERSION) == Some(&READ_ONLY)

@@ -297,6 +297,11 @@ impl Progress {
         });
     }
 
+    /// Why nothing more will come, if so.
+    pub fn ended(&self) -> Option<Error> {
+        self.lock().ended.clone()
+    }
+
     /// Nothing more will come.
     pub(super) fn end(&self, error: Error) {
         self.change(|inner| inner.ended = Some(error));

@@ -61,7 +61,7 @@ impl Checksums {
             self.unknown -= u32::from(checksum.is_none());
         }
         self.pages.resize(pages as usize, None);
-        self.unknown += pages_between(had, pages, self.lock_page).count() as u32;
+        self.unknown += count_between(had, pages, self.lock_page);
     }
 
     /// The checksum of the database, once all pages are known.
@@ -73,7 +73,7 @@ impl Checksums {
     /// is not known then.
     pub fn total_after(&self, changes: impl Iterator<Item = (Pgno, PageChecksum)>, pages: u32) -> Option<u64> {
         let (mut sum, had) = (self.sum, self.pages());
-        let mut unknown = u64::from(self.unknown) + pages_between(had, pages, self.lock_page).count() as u64;
+        let mut unknown = u64::from(self.unknown) + u64::from(count_between(had, pages, self.lock_page));
         for gone in pages_between(pages, had, self.lock_page) {
             sum ^= value(self.get(gone));
             unknown -= u64::from(self.get(gone).is_none());
@@ -90,6 +90,12 @@ impl Checksums {
 fn pages_between(from: u32, to: u32, lock_page: Pgno) -> impl Iterator<Item = Pgno> {
     let pages = (from.saturating_add(1)..=to).filter_map(|n| Pgno::new(n).ok());
     pages.filter(move |pgno| *pgno != lock_page)
+}
+
+/// How many there are of them.
+fn count_between(from: u32, to: u32, lock_page: Pgno) -> u32 {
+    let with_lock_page = from < lock_page.get() && lock_page.get() <= to;
+    to.saturating_sub(from) - u32::from(with_lock_page)
 }
 
 fn value(checksum: Option<PageChecksum>) -> u64 {
@@ -157,6 +163,8 @@ mod tests {
         assert_eq!((checksums.get(lock), checksums.unknown()), (None, lock.get() - 1));
         checksums.resize(lock.get() + 1);
         assert_eq!(checksums.unknown(), lock.get());
+        checksums.resize(lock.get());
+        assert_eq!(checksums.unknown(), lock.get() - 1);
         Ok(())
     }
 }

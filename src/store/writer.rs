@@ -21,6 +21,13 @@ pub struct Appended {
     pages: Vec<Pgno>,
 }
 
+impl Appended {
+    /// Frames in the WAL, with these.
+    pub fn frames(&self) -> u64 {
+        u64::from(self.before.last.0) + self.pages.len() as u64
+    }
+}
+
 /// The right to append to the WAL: holds the write lock until dropped.
 pub struct WalWriter<'c> {
     connection: &'c Connection,

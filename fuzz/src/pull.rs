@@ -1,0 +1,238 @@
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use litestream::base::{Error, Generation, Position, Result};
+use litestream::format::compression::Compression;
+use litestream::replica::{self, Compared, Have, Opened, Options, PageSums, Upstream};
+use litestream::store::Sidecar;
+
+use crate::apply_wal::{PAGE, ROWS};
+use crate::database::{MOST_PAGES, State, base, integrity, loaded, plain, scratch};
+use crate::input::Input;
+use crate::slow::{self, long, word};
+
+const URL: &str = "http://127.0.0.1:1/app.db";
+/// Where a replica is that has something.
+const AT: Position = Position { generation: Generation(7), index: 1, offset: 0 };
+
+/// A stream that sends what was given.
+struct Canned {
+    version2: bool,
+    stream: Vec<u8>,
+    opened: AtomicU32,
+}
+
+impl Upstream for Canned {
+    fn url(&self) -> &str {
+        URL
+    }
+
+    fn open(&self, _: Have) -> Result<Opened> {
+        assert!(self.opened.fetch_add(1, Relaxed) < 5, "one stream after another is asked for");
+        let body = Box::new(Cursor::new(self.stream.clone()));
+        let version2 = self.version2;
+        Ok(Opened { version2, compression: Compression::Lz4, page_size: Some(PAGE as u32), body })
+    }
+
+    fn compare(&self, _: &PageSums, _: Option<Position>) -> Result<Compared> {
+        Err(Error::usage("not asked for"))
+    }
+
+    fn interrupt(&self) {}
+
+    fn shutdown(&self) {}
+}
+
+/// The state that a replica has at first, and the one that the last stream leads to.
+struct States {
+    first: State,
+    last: State,
+    to_last: Vec<u8>,
+}
+
+static STATES: LazyLock<States> = LazyLock::new(|| {
+    // The library finds SQLite by having been loaded into it.
+    std::mem::forget(loaded(":memory:".as_ref()));
+    let (first, last) = (State(base(PAGE, ROWS)).unmarked(), State(base(PAGE, ROWS / 2)).unmarked());
+    let to_last = everything(&last.0, PAGE);
+    States { first, last, to_last }
+});
+
+/// Feeds a replica, new or not, from a stream. It shows what was before, or what one of the commits says; and the next stream
+/// brings it to where that leads.
+pub fn pull(data: &[u8]) {
+    LazyLock::force(&STATES);
+    let mut input = Input(data);
+    let flags = input.byte();
+    let is_new = flags & 1 == 0;
+    let mut stream = input.0.to_vec();
+    let path = scratch().join("replica.db");
+    let sidecar = Sidecar::of(&path);
+    remove(&path);
+    let first = if is_new { State(Vec::new()) } else { STATES.first.clone() };
+    if !is_new {
+        let mut marked = first.0.clone();
+        marked[18] = 3;
+        fs::write(&path, marked).expect("a database");
+        drop(sidecar.lock("try").expect("the folder of the sidecar"));
+        sidecar.set_position(&AT).and_then(|()| sidecar.set_upstream(URL)).expect("a sidecar");
+    }
+    let version2 = flags & 4 == 0;
+    let commits = walk(&mut stream, &first, flags & 2 == 2).filter(|_| version2);
+    let pulled = feed(&path, stream, version2);
+    let found = state(&path).unmarked();
+    if let Some(commits) = commits {
+        let known = commits.iter().filter(|commit| commit.state == found && commit.may_be_shown);
+        match pulled {
+            Ok(position) => {
+                assert!(known.clone().any(|commit| commit.at == position), "not the state of {position}");
+                assert_eq!(sidecar.position(), Some(position));
+            }
+            Err(error) if is_new && known.clone().next().is_none() => {
+                let tables = plain(&path).query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0));
+                assert_eq!(tables, Ok(0), "an unfinished replica shows something: {error}");
+            }
+            Err(error) => {
+                assert!(found == first || known.clone().next().is_some(), "no state of the upstream: {error}")
+            }
+        }
+    }
+    if found == STATES.first {
+        assert_eq!(integrity(&plain(&path)), "ok");
+    }
+    match feed(&path, STATES.to_last.clone(), true) {
+        Ok(_) => {}
+        // A stream without checksums may leave what nobody can open.
+        Err(error) => {
+            assert!(!is_readable(&path), "a good stream was refused: {error}");
+            return;
+        }
+    }
+    assert!(state(&path).unmarked() == STATES.last, "a good stream was not applied");
+    assert_eq!(integrity(&plain(&path)), "ok");
+}
+
+/// Whether SQLite takes the file for a database, whatever its schema is.
+fn is_readable(path: &Path) -> bool {
+    plain(path).query_row("PRAGMA user_version", [], |_| Ok(())).is_ok()
+}
+
+fn feed(path: &Path, stream: Vec<u8>, version2: bool) -> Result<Position> {
+    let upstream = Canned { version2, stream, opened: AtomicU32::new(0) };
+    replica::pull(path, c"unix", &upstream, Options { overwrite: true, ..Options::default() })
+}
+
+fn state(path: &Path) -> State {
+    let mut state = State(fs::read(path).unwrap_or_default());
+    let log = fs::read(beside(path, "-wal")).unwrap_or_default();
+    if let Some(log) = slow::wal(&log) {
+        state.apply(log.committed(), log.page_size);
+    }
+    state
+}
+
+fn remove(path: &Path) {
+    for suffix in ["", "-wal", "-shm"] {
+        let _ = fs::remove_file(beside(path, suffix));
+    }
+    let _ = fs::remove_dir_all(beside(path, "-litestream"));
+}
+
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+/// A state that a stream leads to.
+struct Commit {
+    state: State,
+    at: Position,
+    /// Whether it sums up to what the record says, as far as it says something.
+    may_be_shown: bool,
+}
+
+/// The states after each commit of a stream, whose checksums are made right if that is wanted. None if they are too large to
+/// be looked at, or of another page size than all else.
+fn walk(stream: &mut [u8], first: &State, repair: bool) -> Option<Vec<Commit>> {
+    let (mut commits, mut state, mut at) = (Vec::new(), first.clone(), 0);
+    let mut patches = Vec::new();
+    for record in slow::records(stream) {
+        let start = at;
+        at += 40 + record.payload.len();
+        match record.kind {
+            3 if record.payload.len() == 16 && word(record.payload, 0) as usize != PAGE => return None,
+            4 => {
+                let payload = plain_payload(&record)?;
+                let count = payload.get(..4).map(|count| word(count, 0) as usize)?;
+                if payload.len() != 4 + count * (4 + PAGE) {
+                    break;
+                }
+                let (numbers, images) = payload[4..].split_at(count * 4);
+                for (number, image) in numbers.chunks(4).zip(images.chunks(PAGE)) {
+                    match word(number, 0) {
+                        0 => return Some(commits),
+                        number if number > MOST_PAGES => return None,
+                        number => state.put(number, image),
+                    }
+                }
+            }
+            5 if record.payload.len() == 24 => {
+                let pages = word(record.payload, 0);
+                if pages > MOST_PAGES {
+                    return None;
+                }
+                state.0.resize(pages as usize * PAGE, 0);
+                let shown = state.clone().unmarked();
+                let checksum = slow::database_checksum(&shown.0, PAGE);
+                if repair {
+                    patches.push((start + 48, checksum));
+                }
+                let says = if repair { checksum } else { long(record.payload, 8) };
+                let [generation, index, offset] = record.at;
+                let at = Position { generation: Generation(generation), index, offset };
+                commits.push(Commit { state: shown, at, may_be_shown: says == 0 || says == checksum });
+            }
+            _ => {}
+        }
+    }
+    for (at, checksum) in patches {
+        stream[at..at + 8].copy_from_slice(&checksum.to_be_bytes());
+    }
+    Some(commits)
+}
+
+fn plain_payload(record: &slow::Record) -> Option<Vec<u8>> {
+    if record.flags == 0 {
+        return Some(record.payload.to_vec());
+    }
+    let size = record.payload.get(..4).map(|size| word(size, 0) as usize).filter(|size| *size <= 4 << 20)?;
+    lz4_flex::block::decompress(&record.payload[4..], size).ok()
+}
+
+/// A stream of everything in a database.
+pub fn everything(database: &[u8], page_size: usize) -> Vec<u8> {
+    let pages = (database.len() / page_size) as u32;
+    let header = |kind: u32, size: usize| {
+        let mut header = kind.to_be_bytes().to_vec();
+        header.extend_from_slice(&[0; 4]);
+        for field in [9, 3, 32 + 24 + page_size as u64, size as u64] {
+            header.extend_from_slice(&u64::to_be_bytes(field));
+        }
+        header
+    };
+    let mut stream = header(3, 16);
+    stream.extend_from_slice(&[page_size as u32, 1, 0, pages].map(u32::to_be_bytes).concat());
+    stream.extend(header(4, 4 + pages as usize * (4 + page_size)));
+    stream.extend_from_slice(&pages.to_be_bytes());
+    stream.extend((1..=pages).flat_map(u32::to_be_bytes));
+    stream.extend_from_slice(database);
+    stream.extend(header(5, 24));
+    stream.extend_from_slice(&[pages, 0].map(u32::to_be_bytes).concat());
+    stream.extend_from_slice(&slow::database_checksum(database, page_size).to_be_bytes());
+    stream.extend_from_slice(&[0; 8]);
+    stream
+}
