@@ -122,6 +122,8 @@ impl Running {
         let mut followed: Vec<Row> = self.followed.iter().map(of_followed).collect();
         for rows in [&mut served, &mut followed] {
             rows.sort_by(|one, other| one.path.cmp(&other.path));
+            // Two calls for one file: the second is about to be refused. A sample that comes twice would spoil a scrape.
+            rows.dedup_by(|one, other| one.path == other.path);
         }
         served.append(&mut followed);
         served

@@ -352,6 +352,11 @@ impl Database {
         writer.commit(appended, [(Pgno::ONE, page.as_slice())].into_iter(), pages)
     }
 
+    /// Fails if somebody else has written since a commit was last applied.
+    pub fn check_unwritten(&self) -> Result<()> {
+        self.check_undisturbed(&valid_state(&self.connection)?.header)
+    }
+
     /// Nobody else may write to a replica. Restarting its WAL or rebuilding its wal-index is no writing.
     fn check_undisturbed(&self, now: &Header) -> Result<()> {
         let Some(before) = &self.published else { return Ok(()) };

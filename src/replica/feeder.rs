@@ -256,6 +256,10 @@ impl<'p> Feeder<'p> {
         let slot = self.relay;
         let relay = slot.lock();
         let mut feeding = relay.as_ref().map(|relay| relay.feeding());
+        if feeding.is_some() {
+            // What is said to have been reached is passed on with all that is there.
+            self.database.check_unwritten()?;
+        }
         write(&mut self.database, self.stop)?;
         feeding.as_mut().map_or(Ok(()), |feeding| feeding.reached(position, time))
     }
