@@ -9,7 +9,6 @@ use crate::net::{self, Server};
 use crate::primary::Primary;
 use crate::replica::{Follower, Progress, Upstream};
 use crate::sqlite::{Host, PerProcess, at_exit};
-use crate::store::Alone;
 
 /// The registry of this process. A child of a fork makes its own: the threads and locks of its parent are not there
 /// (<https://www.sqlite.org/howtocorrupt.html>, 2.6).
@@ -215,13 +214,6 @@ pub fn file_of(host: Host, schema: &str, doing: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The same, where the file is about to be served or written: the locks of this process must protect it.
-pub fn own_file_of(host: Host, schema: &str, doing: &str) -> Result<PathBuf> {
-    let path = file_of(host, schema, doing)?;
-    check_one_sqlite(host, schema, &path)?;
-    Ok(path)
-}
-
 /// A fork takes along what SQLite has noted of its locks, but not the locks. Where the parent had the file open for us, a
 /// connection that is opened in the child believes that it holds them (<https://www.sqlite.org/howtocorrupt.html>, 2.6).
 fn check_not_inherited(path: &Path) -> Result<()> {
@@ -233,17 +225,6 @@ fn check_not_inherited(path: &Path) -> Result<()> {
         ))),
         _ => Ok(()),
     }
-}
-
-/// Fails if another SQLite of this process has the file open.
-fn check_one_sqlite(host: Host, schema: &str, path: &Path) -> Result<()> {
-    let mut index = path.as_os_str().to_owned();
-    index.push("-shm");
-    if Path::new(&index).exists() {
-        // Reading it opens the wal-index here, too. What is wrong with the file is told by who uses it next.
-        let _ = host.query_text(&format!("PRAGMA \"{}\".user_version", schema.replace('"', "\"\"")));
-    }
-    Alone::begin(path).map(drop)
 }
 
 /// A normal end of the process: every thread ends before it, and the private connections are closed.

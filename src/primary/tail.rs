@@ -41,8 +41,6 @@ const CHECKPOINT_ENDS: Duration = Duration::from_secs(1);
 /// could delay, or at the latest after that long.
 const SHOW_WHEN_QUIET: Duration = Duration::from_millis(20);
 const SHOW_ANYWAY: Duration = Duration::from_secs(10);
-/// How often it is made sure that the locks of this process still hold.
-const LOCKS_CHECKED: Duration = Duration::from_secs(1);
 /// Largest pause after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 
@@ -54,8 +52,8 @@ pub(super) struct Tail {
     brake: Connection,
     sidecar: Sidecar,
     reserve: Reserve,
-    /// Whether the locks of this process hold, and when that was last looked at.
-    alone: (Alone, Instant),
+    /// Whether the locks of this process hold.
+    alone: Option<Alone>,
     /// The position others see in the sidecar, and since when.
     shown: (Position, Instant),
     last_position: Position,
@@ -78,7 +76,7 @@ impl Tail {
         reserve: Reserve,
     ) -> Result<JoinHandle<()>> {
         let reached = primary.lock_core().position();
-        let alone = (Alone::begin(primary.path())?, Instant::now());
+        let alone = Alone::begin(primary.path())?;
         let tail = Tail {
             primary,
             checkpointer,
@@ -100,7 +98,7 @@ impl Tail {
     fn run(mut self) {
         let (mut nap, mut gather) = (NAP, GATHER);
         while !self.primary.is_stopped() {
-            if let Err(error) = self.check_locks() {
+            if let Some(Err(error)) = self.alone.as_mut().map(Alone::check) {
                 // Nothing is known from here on, and so nothing is kept.
                 return self.primary.lose(error);
             }
@@ -121,15 +119,6 @@ impl Tail {
         // From here on it is not known whether a position is still that of the database.
         self.primary.noted(self.sidecar.forget_position());
         self.primary.noted(self.primary.lock_core().save(&self.sidecar));
-    }
-
-    fn check_locks(&mut self) -> Result<()> {
-        let (alone, checked_at) = &mut self.alone;
-        if checked_at.elapsed() < LOCKS_CHECKED {
-            return Ok(());
-        }
-        *checked_at = Instant::now();
-        alone.check()
     }
 
     /// Lets commits gather; but a checkpoint that may come any moment must not be slept through.

@@ -13,7 +13,7 @@ use crate::format::checksum::PageChecksum;
 use crate::format::page_file::Mark;
 use crate::format::walindex::Header;
 use crate::sqlite::{Connection, OpenMode, random_bytes};
-use crate::store::{self, Appended, Checksums, WalWriter, read_checksums, read_page, restart, valid_state};
+use crate::store::{self, Alone, Appended, Checksums, WalWriter, read_checksums, read_page, restart, valid_state};
 
 /// What the file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,6 +83,14 @@ impl Database {
             checksums: None,
             unsynced: true,
         })
+    }
+
+    /// Fails if another SQLite of this process has it open, too: the locks that it is written under would not last. Nor do those of
+    /// the other keep us from removing its WAL, which the last one does that closes a database.
+    pub fn require_alone(&self) -> Result<()> {
+        self.connection.pin()?;
+        self.connection.unpin();
+        Alone::begin(self.connection.path()).map(drop).inspect_err(|_| self.connection.leave_wal_on_close())
     }
 
     /// What the file holds.

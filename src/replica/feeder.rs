@@ -117,6 +117,9 @@ impl<'p> Feeder<'p> {
             _lock: lock,
         };
         feeder.check_content(path, upstream)?;
+        if !feeder.is_new()? {
+            feeder.database.require_alone()?;
+        }
         feeder.lineage = feeder.position.map(|position| position.generation);
         Ok(feeder)
     }
@@ -253,6 +256,7 @@ impl<'p> Feeder<'p> {
         position: Position,
         time: Option<i64>,
     ) -> Result<()> {
+        self.check_locks()?;
         let slot = self.relay;
         let relay = slot.lock();
         let mut feeding = relay.as_ref().map(|relay| relay.feeding());
@@ -313,10 +317,11 @@ impl<'p> Feeder<'p> {
         Ok(())
     }
 
+    /// Fails if another SQLite of this process may have dropped the locks that commits are written under.
     fn check_locks(&mut self) -> Result<()> {
-        match &self.alone {
+        match &mut self.alone {
             Some(alone) => alone.check(),
-            None => Alone::begin(self.database.connection.path()).map(|alone| self.alone = Some(alone)),
+            none => Alone::begin(self.database.connection.path()).map(|alone| *none = alone),
         }
     }
 

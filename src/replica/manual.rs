@@ -43,6 +43,7 @@ impl ManualApply {
                 "litestream: {name} is not in WAL mode (journal_mode={mode}); run PRAGMA journal_mode=WAL first"
             )));
         }
+        database.require_alone()?;
         let size = database.page_size()?;
         Ok(ManualApply { database, size, staged: Pending::new(size, true), frames: 0 })
     }

@@ -18,6 +18,7 @@ pub fn promote(path: &Path, vfs: &CStr) -> Result<Option<Position>> {
         )));
     }
     let _lock = sidecar.lock("promote it")?;
+    database.require_alone()?;
     let position = sidecar.position();
     database.make_writable(&|| false)?;
     database.sync(&|| false)?;

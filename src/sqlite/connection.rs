@@ -22,6 +22,7 @@ const OPEN_FULLMUTEX: c_int = 0x1_0000;
 const OPEN_PRIVATECACHE: c_int = 0x4_0000;
 const FCNTL_FILE_POINTER: c_int = 7;
 const FCNTL_JOURNAL_POINTER: c_int = 28;
+const DBCONFIG_NO_CKPT_ON_CLOSE: c_int = 1006;
 const CHECKPOINT_PASSIVE: c_int = 0;
 
 /// Whether a missing file is an error or created.
@@ -157,6 +158,12 @@ impl Connection {
     /// None when another checkpoint is running.
     pub fn checkpoint(&self) -> Result<Option<Checkpointed>> {
         checkpoint(self.db, c"main").map_err(|rc| self.failure("checkpointing", rc))
+    }
+
+    /// Has the connection leave the WAL as it is when it is closed, even if it takes itself for the last one.
+    pub fn leave_wal_on_close(&self) {
+        // SAFETY: the handle is open; this option takes an integer and a pointer to one, which may be null.
+        unsafe { call!(db_config(self.db, DBCONFIG_NO_CKPT_ON_CLOSE, 1 as c_int, ptr::null_mut::<c_int>())) };
     }
 
     /// The database file.

@@ -6,35 +6,48 @@
 //! the last one, and removes the WAL and its index.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use crate::base::{Error, Kind, Result};
 use crate::sqlite::count_open;
 
+/// How often it is looked whether the locks still hold.
+const EVERY: Duration = Duration::from_secs(1);
+
 /// Watches the wal-index of a database that is in use.
 pub struct Alone {
     database: PathBuf,
-    /// None where it is no file, or the system does not tell who has it open.
-    index: Option<PathBuf>,
+    index: PathBuf,
+    /// When the locks were last known to hold. None once they were found not to.
+    held_at: Option<Instant>,
 }
 
 impl Alone {
-    /// Begins to watch. A connection of ours must have read `database` in WAL mode. Fails if another SQLite has it open, too.
-    pub fn begin(database: &Path) -> Result<Alone> {
+    /// Begins to watch. A connection of ours must have read `database` in WAL mode. None where the wal-index is no file, or the
+    /// system does not tell who has it open. Fails if another SQLite of this process has it open, too.
+    pub fn begin(database: &Path) -> Result<Option<Alone>> {
         let index = index_of(database);
         match count_open(&index) {
-            Some(0) | None => Ok(Alone { database: database.to_path_buf(), index: None }),
-            Some(1) => Ok(Alone { database: database.to_path_buf(), index: Some(index) }),
+            Some(0) | None => Ok(None),
+            Some(1) => Ok(Some(Alone { database: database.to_path_buf(), index, held_at: Some(Instant::now()) })),
             Some(_) => Err(opened_twice(database)),
         }
     }
 
-    /// Fails if another SQLite of this process has come to have it open, or the file that is open is not there any more.
-    pub fn check(&self) -> Result<()> {
-        match self.index.as_deref().and_then(count_open) {
-            Some(0) => Err(removed(&self.database)),
-            Some(1) | None => Ok(()),
-            Some(_) => Err(opened_twice(&self.database)),
+    /// Fails if another SQLite of this process has come to have it open, or the file that is open is not there any more. Looks once a
+    /// second, and each time after it failed.
+    pub fn check(&mut self) -> Result<()> {
+        if self.held_at.is_some_and(|at| at.elapsed() < EVERY) {
+            return Ok(());
         }
+        self.held_at = None;
+        match count_open(&self.index) {
+            Some(0) => return Err(removed(&self.database)),
+            Some(1) | None => {}
+            Some(_) => return Err(opened_twice(&self.database)),
+        }
+        self.held_at = Some(Instant::now());
+        Ok(())
     }
 }
 
