@@ -24,6 +24,8 @@ litestream_pull|2|1
 litestream_run|0|1
 litestream_serve|1|1
 litestream_serve|2|1
+litestream_snapshot|1|1
+litestream_snapshot|2|1
 litestream_stop|0|1
 litestream_verify|0|1
 litestream_verify|1|1
@@ -65,9 +67,12 @@ fn the_tables_have_the_columns_that_the_manual_names() {
     assert_eq!(
         columns("litestream_status"),
         "database role state reason url position lag replicas commits pages bytes reconnects heals healed \
-         last_error wal_bytes sqlite_version wal_reset_bug"
+         last_error last_error_at progress seconds_left db_bytes wal_bytes sqlite_version wal_reset_bug"
     );
-    assert_eq!(columns("litestream_replicas"), "database client version state position commits pages bytes seconds");
+    assert_eq!(
+        columns("litestream_replicas"),
+        "database client version state position lag commits pages bytes progress seconds_left seconds"
+    );
     assert_eq!(columns("litestream_wal"), "frame pgno commit salt1 salt2 checksum1 checksum2 valid page");
 }
 
@@ -171,6 +176,8 @@ fn a_schema_cannot_call_any_function() {
         "litestream_pull('http://127.0.0.1:1/app.db', '{}')",
         "litestream_follow('http://127.0.0.1:1/app.db')",
         "litestream_follow('http://127.0.0.1:1/app.db', '{}')",
+        "litestream_snapshot('copy.db')",
+        "litestream_snapshot('copy.db', '{}')",
         "litestream_stop()",
         "litestream_position()",
         "litestream_wait('x')",

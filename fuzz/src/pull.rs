@@ -155,31 +155,18 @@ struct Commit {
     may_be_shown: bool,
 }
 
-/// The states after each commit of a stream, whose checksums are made right if that is wanted. None if they are too large to
-/// be looked at, or of another page size than all else.
+/// The states after each commit of a stream, whose checksums and seals are made right if that is wanted. None if they are too
+/// large to be looked at, or of another page size than all else.
 fn walk(stream: &mut [u8], first: &State, repair: bool) -> Option<Vec<Commit>> {
-    let (mut commits, mut state, mut at) = (Vec::new(), first.clone(), 0);
+    let (mut commits, mut state, mut end) = (Vec::new(), first.clone(), 0);
     let mut patches = Vec::new();
     for record in slow::records(stream) {
-        let start = at;
-        at += 40 + record.payload.len();
+        let start = end;
+        end += 40 + record.payload.len();
         match record.kind {
-            3 if record.payload.len() == 16 && word(record.payload, 0) as usize != PAGE => return None,
-            4 => {
-                let payload = plain_payload(&record)?;
-                let count = payload.get(..4).map(|count| word(count, 0) as usize)?;
-                if payload.len() != 4 + count * (4 + PAGE) {
-                    break;
-                }
-                let (numbers, images) = payload[4..].split_at(count * 4);
-                for (number, image) in numbers.chunks(4).zip(images.chunks(PAGE)) {
-                    match word(number, 0) {
-                        0 => return Some(commits),
-                        number if number > MOST_PAGES => return None,
-                        number => state.put(number, image),
-                    }
-                }
-            }
+            3 if record.payload.len() == 20 && word(record.payload, 0) as usize != PAGE => return None,
+            3 => patches.push((start, end, None)),
+            4 => put_pages(&plain_payload(&record)?, &mut state)?,
             5 if record.payload.len() == 24 => {
                 let pages = word(record.payload, 0);
                 if pages > MOST_PAGES {
@@ -188,21 +175,40 @@ fn walk(stream: &mut [u8], first: &State, repair: bool) -> Option<Vec<Commit>> {
                 state.0.resize(pages as usize * PAGE, 0);
                 let shown = state.clone().unmarked();
                 let checksum = slow::database_checksum(&shown.0, PAGE);
-                if repair {
-                    patches.push((start + 48, checksum));
-                }
-                let says = if repair { checksum } else { long(record.payload, 8) };
+                patches.push((start, end, Some(checksum)));
+                let says = if repair { checksum } else { long(record.payload, 4) };
                 let [generation, index, offset] = record.at;
                 let at = Position { generation: Generation(generation), index, offset };
                 commits.push(Commit { state: shown, at, may_be_shown: says == 0 || says == checksum });
             }
+            6 => patches.push((start, end, None)),
             _ => {}
         }
     }
-    for (at, checksum) in patches {
-        stream[at..at + 8].copy_from_slice(&checksum.to_be_bytes());
+    for (start, end, checksum) in patches.into_iter().filter(|_| repair) {
+        if let Some(checksum) = checksum {
+            stream[start + 44..start + 52].copy_from_slice(&checksum.to_be_bytes());
+        }
+        slow::seal(&mut stream[start..end]);
     }
     Some(commits)
+}
+
+/// Puts the pages of a record into a state, as far as it is right. None if that would be too large.
+fn put_pages(payload: &[u8], state: &mut State) -> Option<()> {
+    let count = word(payload.get(..4)?, 0) as usize;
+    if payload.len() != 4 + count * (4 + PAGE) {
+        return Some(());
+    }
+    let (numbers, images) = payload[4..].split_at(count * 4);
+    for (number, image) in numbers.chunks(4).zip(images.chunks(PAGE)) {
+        match word(number, 0) {
+            0 => return Some(()),
+            number if number > MOST_PAGES => return None,
+            number => state.put(number, image),
+        }
+    }
+    Some(())
 }
 
 fn plain_payload(record: &slow::Record) -> Option<Vec<u8>> {
@@ -216,23 +222,21 @@ fn plain_payload(record: &slow::Record) -> Option<Vec<u8>> {
 /// A stream of everything in a database.
 pub fn everything(database: &[u8], page_size: usize) -> Vec<u8> {
     let pages = (database.len() / page_size) as u32;
-    let header = |kind: u32, size: usize| {
-        let mut header = kind.to_be_bytes().to_vec();
-        header.extend_from_slice(&[0; 4]);
-        for field in [9, 3, 32 + 24 + page_size as u64, size as u64] {
-            header.extend_from_slice(&u64::to_be_bytes(field));
+    let record = |kind: u32, parts: &[&[u8]]| {
+        let (mut record, payload) = ([kind, 0].map(u32::to_be_bytes).concat(), parts.concat());
+        for field in [9, 3, 32 + 24 + page_size as u64, payload.len() as u64] {
+            record.extend_from_slice(&u64::to_be_bytes(field));
         }
-        header
+        record.extend(payload);
+        if kind != 4 {
+            slow::seal(&mut record);
+        }
+        record
     };
-    let mut stream = header(3, 16);
-    stream.extend_from_slice(&[page_size as u32, 1, 0, pages].map(u32::to_be_bytes).concat());
-    stream.extend(header(4, 4 + pages as usize * (4 + page_size)));
-    stream.extend_from_slice(&pages.to_be_bytes());
-    stream.extend((1..=pages).flat_map(u32::to_be_bytes));
-    stream.extend_from_slice(database);
-    stream.extend(header(5, 24));
-    stream.extend_from_slice(&[pages, 0].map(u32::to_be_bytes).concat());
-    stream.extend_from_slice(&slow::database_checksum(database, page_size).to_be_bytes());
-    stream.extend_from_slice(&[0; 8]);
-    stream
+    let checksum = slow::database_checksum(database, page_size);
+    let begin = record(3, &[&[page_size as u32, 1, 0, pages, 0].map(u32::to_be_bytes).concat()]);
+    let numbers = (1..=pages).flat_map(u32::to_be_bytes).collect::<Vec<_>>();
+    let images = record(4, &[&pages.to_be_bytes(), &numbers, database]);
+    let commit = record(5, &[&pages.to_be_bytes(), &checksum.to_be_bytes(), &[0; 12]]);
+    [begin, images, commit].concat()
 }

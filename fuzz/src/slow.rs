@@ -120,6 +120,20 @@ pub fn crc64<'b>(bytes: impl Iterator<Item = &'b u8>) -> u64 {
     !crc
 }
 
+/// CRC-32/ISO-HDLC, bit by bit.
+pub fn crc32(bytes: &[u8]) -> u32 {
+    let bit = |crc: u32| crc >> 1 ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
+    !bytes.iter().fold(u32::MAX, |crc, byte| (0..8).fold(crc ^ u32::from(*byte), |crc, _| bit(crc)))
+}
+
+/// Makes the last 4 bytes of a record the CRC-32 of all before.
+pub fn seal(record: &mut [u8]) {
+    if let Some(end) = record.len().checked_sub(4) {
+        let crc = crc32(&record[..end]);
+        put(record, end, crc);
+    }
+}
+
 /// The checksum of a database file: that of its pages together. The lock-byte page is too far for files that are here.
 pub fn database_checksum(database: &[u8], page_size: usize) -> u64 {
     let pages = (1u32..).zip(database.chunks(page_size));

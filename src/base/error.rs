@@ -38,6 +38,15 @@ pub struct Error {
     retry_after: Option<Duration>,
 }
 
+/// An error that is over, as it is kept for the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// What it said.
+    pub text: String,
+    /// When, in ms since 1970.
+    pub at: i64,
+}
+
 /// The result of everything in this library that can fail.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -80,6 +89,13 @@ impl Error {
     /// The same error with `context: ` before its message.
     pub fn within(self, context: impl fmt::Display) -> Error {
         Error { message: format!("{context}: {}", self.message), ..self }
+    }
+}
+
+impl Past {
+    /// An error that comes now and says `text`.
+    pub fn now(text: impl Into<String>) -> Past {
+        Past { text: text.into(), at: super::unix_ms() }
     }
 }
 

@@ -6,6 +6,7 @@ mod follow;
 mod logging;
 mod options;
 mod position;
+mod progress;
 mod promote;
 mod registry;
 mod relay;
@@ -13,8 +14,10 @@ mod run;
 mod serve;
 mod session;
 mod settings;
+mod snapshot;
 mod stop;
 mod tables;
+mod telling;
 mod verify;
 
 use std::sync::{Arc, Weak};
@@ -27,10 +30,11 @@ use session::Session;
 type Function = fn(&Call, &Session, &Registry) -> Result<Output>;
 
 /// Name, least and most number of arguments, body.
-const FUNCTIONS: [(&str, i32, i32, Function); 14] = [
+const FUNCTIONS: [(&str, i32, i32, Function); 15] = [
     ("litestream_serve", 1, 2, serve::serve),
     ("litestream_pull", 1, 2, follow::pull),
     ("litestream_follow", 1, 2, follow::follow),
+    ("litestream_snapshot", 1, 2, snapshot::snapshot),
     ("litestream_stop", 0, 0, stop::stop),
     ("litestream_position", 0, 0, position::position),
     ("litestream_wait", 1, 2, position::wait),

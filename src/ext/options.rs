@@ -108,13 +108,13 @@ impl Options {
         }
     }
 
-    /// True or false.
+    /// True or false; false if it is not given.
     pub fn flag(&mut self, key: &str) -> Result<bool> {
-        self.flag_or(key, false)
+        self.switch(key, false)
     }
 
-    /// The same with a default.
-    pub fn flag_or(&mut self, key: &str, default: bool) -> Result<bool> {
+    /// True or false.
+    pub fn switch(&mut self, key: &str, default: bool) -> Result<bool> {
         match self.given.remove(key) {
             None => Ok(default),
             Some(Json::Bool(flag)) => Ok(flag),
@@ -142,6 +142,16 @@ impl Options {
     pub fn milliseconds(&mut self, key: &str, default: Duration, least: u64) -> Result<Duration> {
         let default = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
         Ok(Duration::from_millis(self.number(key, default, least)?))
+    }
+
+    /// Fails if an option is left that was not read, and so has no meaning `here`.
+    pub fn end(self, here: &str) -> Result<()> {
+        match self.given.keys().next() {
+            None => Ok(()),
+            Some(key) => {
+                Err(Error::usage(format!("{}: option '{key}' has no meaning {here}; leave it out", self.function)))
+            }
+        }
     }
 
     /// An error of the function that these are options of.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::options::Options;
-use super::registry::{Registry, Served, file_of};
+use super::registry::{Registry, Served, file_of, told};
 use super::relay::Relay;
 use super::session::Session;
 use super::settings;
@@ -21,6 +21,9 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
     let address = super::text(call, 0, NAME, "the address")?;
     let known: Vec<&str> = OPTIONS.into_iter().chain(settings::KNOWN).collect();
     let mut options = Options::read(call, 1, NAME, &known)?;
+    if options.flag("metrics_only")? {
+        return super::telling::open(call, registry, address, options);
+    }
     let defaults = Serving::default();
     let schema = options.text("schema", "main")?;
     let serving = Serving {
@@ -41,6 +44,7 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
         )));
     }
     let (server, is_new) = server_at(address, &running.servers, &mut options)?;
+    super::telling::check_serves(&server, &running)?;
     let vfs = host.vfs(&schema)?;
     let primary = match running.followed.get(&path) {
         None => Primary::start(&path, &vfs, serving)?,
@@ -65,11 +69,11 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
 
 /// The server that listens at `address`, and whether it began to just now. Who may ask there, and how much is taken on, is the
 /// same for all that is served at an address.
-fn server_at(address: &str, servers: &[Arc<Server>], options: &mut Options) -> Result<(Arc<Server>, bool)> {
+pub(super) fn server_at(address: &str, servers: &[Arc<Server>], options: &mut Options) -> Result<(Arc<Server>, bool)> {
     let open = find(servers, address)?;
     let settings = settings::read(options, open.as_ref().map(|server| server.settings()))?;
     let Some(server) = open else {
-        let server = Server::bind(address, settings).map_err(|e| e.within(NAME))?;
+        let server = Server::bind(address, settings, told).map_err(|e| e.within(NAME))?;
         return Ok((Arc::new(server), true));
     };
     match settings.difference(server.settings()) {

@@ -37,7 +37,7 @@ pub fn read(options: &mut Options, open: Option<&Settings>) -> Result<Settings> 
         }
         None => {}
     }
-    settings.insecure = options.flag_or("insecure", settings.insecure)?;
+    settings.insecure = options.switch("insecure", settings.insecure)?;
     settings.tls.cert = options.path("tls_cert")?.or(settings.tls.cert);
     settings.tls.key = options.path("tls_key")?.or(settings.tls.key);
     settings.tls.client_ca = options.path("client_ca")?.or(settings.tls.client_ca);

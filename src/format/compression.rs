@@ -220,9 +220,10 @@ mod tests {
     fn a_record_with_any_byte_changed_is_refused_or_holds_what_it_says() -> Result<()> {
         let packed = compress(&commit(3, || 7)?).ok_or(Error::corrupt("not compressed"))?;
         let payload = records(&packed)?[0].1;
-        for at in 0..payload.len() {
-            // Miri takes a hundred times as long.
-            for value in (0..=255).step_by(if cfg!(miri) { 51 } else { 1 }) {
+        // Miri takes a hundred times as long, and longer for room of some megabytes.
+        let (first, step) = if cfg!(miri) { (PREFIX_SIZE, 51) } else { (0, 1) };
+        for at in first..payload.len() {
+            for value in (0..=255).step_by(step) {
                 let mut bad = payload.to_vec();
                 bad[at] = value;
                 let says = u32::from_be_bytes([bad[0], bad[1], bad[2], bad[3]]) as usize;

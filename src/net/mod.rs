@@ -7,6 +7,7 @@
 //! - [`Server`] listens at one address, on one thread with one event loop for all connections. Its door knows who may come in,
 //!   and how many.
 //! - [`HttpUpstream`] is the other end: a blocking reader for the thread that follows.
+//! - [`Running`] is what the process serves and follows, for those who ask: `/metrics`, `/`, `/status.json`.
 //! - [`Url`] says where a database is served.
 
 mod access;
@@ -18,12 +19,16 @@ mod connection;
 mod credentials;
 mod databases;
 mod door;
+mod metrics;
+mod page;
 mod pem;
 mod percent;
 mod reloaded;
+mod report;
 mod routes;
 mod server;
 mod settings;
+mod snapshot;
 mod stop;
 mod stream;
 mod stream_body;
@@ -39,6 +44,7 @@ pub mod fuzzing;
 
 pub use client::HttpUpstream;
 pub use credentials::{Credentials, TokenSource};
+pub use report::{Followed, Part, Row, Running, Served, Source, state_of};
 pub use server::Server;
 pub use settings::{Limits, Settings};
 pub use token::Token;

@@ -2,7 +2,11 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /` | a page that tells of all of the process |
+//! | `GET /status.json` | the same as data |
 //! | `GET /healthz` | `ok` |
+//! | `GET /metrics` | all that the process counted, in the text format of Prometheus |
+//! | `GET /snapshot?path=P` | database P as a file |
 //! | `GET /stream?path=P&generation=G&index=I&offset=O` | the records of database P, from that position on |
 //! | `POST /stream?path=P&page_size=S` | the same for a replica that has pages with the checksums in the body |
 //! | `POST /verify?path=P&page_size=S&generation=G&index=I&offset=O` | which of the pages with the checksums in the body are not what they should be at that position, as JSON |
@@ -27,6 +31,10 @@ use byteorder::{BigEndian, ByteOrder};
 use serde_json::{Value, json};
 
 use super::databases::{Databases, Missing, Open, Stream};
+use super::metrics;
+use super::page;
+use super::report::{Reporter, Source};
+use super::snapshot;
 use super::stream::FeedStream;
 use super::upload::{Failed, Upload};
 use crate::base::{Error, Kind, PageSize, Position, limits};
@@ -45,14 +53,25 @@ const CHECKSUMS_BYTES: u64 = 8 * 0xffff_fffe;
 #[derive(Clone)]
 pub struct Client(pub String);
 
-/// Every route, over what is served.
-pub fn router(databases: Arc<Databases>) -> Router {
+/// Every route, over what is served here; `source` tells of all of the process.
+pub fn router(databases: Arc<Databases>, source: Source) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }).fallback(wrong_method))
+        .route("/snapshot", get(snapshot::get).head(snapshot::head).fallback(wrong_method))
         .route("/stream", get(stream).post(compare).head(wrong_method).fallback(wrong_method))
         .route("/verify", post(verify).fallback(wrong_method))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "Not found") })
         .with_state(databases)
+        .merge(telling(source))
+}
+
+/// What the process tells of itself, whatever is served here.
+fn telling(source: Source) -> Router {
+    Router::new()
+        .route("/", get(page::page).fallback(wrong_method))
+        .route("/metrics", get(metrics::metrics).fallback(wrong_method))
+        .route("/status.json", get(page::status).fallback(wrong_method))
+        .with_state(Arc::new(Reporter::new(source)))
 }
 
 async fn wrong_method() -> impl IntoResponse {
@@ -106,7 +125,7 @@ async fn verify(State(databases): State<Arc<Databases>>, uri: Uri, body: Body) -
 
 /// The right to one more stream.
 fn begin(databases: &Databases, primary: &Primary) -> Result<Stream, Refusal> {
-    let full = || Refusal { asks_for_patience: true, ..refuse(StatusCode::SERVICE_UNAVAILABLE, "Too many streams") };
+    let full = || refuse(StatusCode::SERVICE_UNAVAILABLE, "Too many streams").for_now();
     databases.begin_stream(primary).ok_or_else(full)
 }
 
@@ -157,7 +176,7 @@ async fn answer(primary: Arc<Primary>, open: Open, ask: Ask, stream: Stream) -> 
 }
 
 /// Runs what may have to wait for a lock or a file.
-async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+pub(super) async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(task).await;
     done.map_err(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))
 }
@@ -182,17 +201,17 @@ fn compression_of(headers: &HeaderMap) -> Compression {
 }
 
 /// The query of a request.
-struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    fn read(uri: &Uri) -> Result<Query, Refusal> {
+    pub fn read(uri: &Uri) -> Result<Query, Refusal> {
         axum::extract::Query::try_from_uri(uri)
             .map(|axum::extract::Query(pairs)| Query(pairs))
             .map_err(|_| refuse(StatusCode::BAD_REQUEST, "Invalid query"))
     }
 
     /// A parameter that is not empty.
-    fn value(&self, name: &str) -> Option<&str> {
+    pub fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
     }
 
@@ -248,15 +267,22 @@ fn hexadecimal(text: &str) -> Option<u64> {
 
 /// An answer that is not a stream: one line of text.
 #[derive(Debug, PartialEq, Eq)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     text: String,
     /// Whether the same may be answered soon.
     asks_for_patience: bool,
 }
 
-fn refuse(status: StatusCode, text: impl Into<String>) -> Refusal {
+pub(super) fn refuse(status: StatusCode, text: impl Into<String>) -> Refusal {
     Refusal { status, text: text.into(), asks_for_patience: false }
+}
+
+impl Refusal {
+    /// The same, said to end soon.
+    pub(super) fn for_now(self) -> Refusal {
+        Refusal { asks_for_patience: true, ..self }
+    }
 }
 
 impl From<Missing> for Refusal {
@@ -282,7 +308,7 @@ impl From<Failed> for Refusal {
 }
 
 /// What a client is told of an error of `primary`: nothing of where its files are.
-fn failed(primary: &Primary, error: &Error) -> Refusal {
+pub(super) fn failed(primary: &Primary, error: &Error) -> Refusal {
     let status = match error.kind() {
         Kind::Usage => StatusCode::BAD_REQUEST,
         Kind::Diverged => StatusCode::CONFLICT,

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::databases::Databases;
 use super::door::Door;
+use super::report::Source;
 use super::settings::Settings;
 use super::{address, connection, routes, url};
 use crate::base::{Error, Result};
@@ -40,8 +41,8 @@ pub struct Server {
 
 impl Server {
     /// Listens at `host:port`. Port 0 has one picked; no host is the loopback interface. Any other interface is refused if
-    /// `settings` ask nothing of clients and do not say that this is meant.
-    pub fn bind(addr: &str, settings: Settings) -> Result<Server> {
+    /// `settings` ask nothing of clients and do not say that this is meant. `source` says what all of the process does, for who asks.
+    pub fn bind(addr: &str, settings: Settings, source: Source) -> Result<Server> {
         let door = Arc::new(Door::new(settings)?);
         door.check_addresses(&address::resolve(addr)?)?;
         let listener = address::bind(addr)?;
@@ -64,7 +65,7 @@ impl Server {
             log::warn!("{address}: {warning}");
         }
         let databases = Arc::new(Databases::new(*door.limits()));
-        let router = routes::router(databases.clone());
+        let router = routes::router(databases.clone(), source);
         let (stop, stopping) = watch::channel(());
         let thread = spawn("litestream-http", {
             let door = Arc::clone(&door);
@@ -111,10 +112,18 @@ impl Server {
         self.databases.all()
     }
 
+    /// The URL of the address itself.
+    pub fn url(&self) -> String {
+        url::of_served(self.scheme(), self.address, "")
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.door.tls().is_some() { "https" } else { "http" }
+    }
+
     /// What a replica follows to get `primary`. With the absolute path if another file served here has the same name.
     pub fn url_of(&self, primary: &Primary) -> String {
-        let scheme = if self.door.tls().is_some() { "https" } else { "http" };
-        url::of_served(scheme, self.address, &self.databases.name_of(primary))
+        url::of_served(self.scheme(), self.address, &self.databases.name_of(primary))
     }
 
     /// Ends all streams, closes the address and waits for the thread. Takes up to some 400 ms if clients do not listen.
