@@ -63,6 +63,20 @@ fn addresses_that_are_none_are_refused() {
     shell.run("SELECT litestream_serve('127.0.0.1:0')");
 }
 
+/// The options of `litestream_serve` that are whole numbers.
+const NUMBERS: &[&str] = &[
+    "checkpoint_frames",
+    "wal_limit",
+    "heartbeat_ms",
+    "max_connections",
+    "max_connections_per_address",
+    "max_streams",
+    "max_head_bytes",
+    "head_timeout_ms",
+    "body_timeout_ms",
+    "write_timeout_ms",
+];
+
 #[test]
 fn options_that_are_none_are_refused() {
     let temp = Temp::new();
@@ -89,14 +103,17 @@ fn options_that_are_none_are_refused() {
             victim.assert_untouched(&format!("{call} with options {options}"));
         }
     }
-    let serve = ["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms", "write_timeout_ms"];
+    let serve = [&["schema", "token", "token_file", "insecure", "tls_cert", "tls_key", "client_ca"], NUMBERS].concat();
     let error = primary.refused("SELECT litestream_serve('127.0.0.1:0', '{\"chekpoint_frames\": 7}')");
     assert!(error.contains("chekpoint_frames"), "{error}");
     serve.iter().for_each(|known| assert!(error.contains(known), "'{known}' is not listed: {error}"));
     for call in ["pull", "follow"] {
         let error = victim.shell.refused(&format!("SELECT litestream_{call}('{url}', '{{\"over_write\": true}}')"));
         assert!(error.contains("over_write"), "{error}");
-        for known in ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "compression"] {
+        let client = ["token", "token_file", "ca", "client_cert", "client_key"];
+        for known in
+            ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "compression"].iter().chain(&client)
+        {
             assert!(error.contains(known), "'{known}' is not listed: {error}");
         }
         for value in ["\"yes\"", "1", "null", "[]"] {
@@ -107,7 +124,7 @@ fn options_that_are_none_are_refused() {
             victim.assert_untouched(&format!("{call} with a timeout_ms of {value}"));
         }
     }
-    for option in ["checkpoint_frames", "wal_limit", "heartbeat_ms", "write_timeout_ms"] {
+    for option in NUMBERS {
         for value in ["-1", "1.5", "\"10\"", "true"] {
             primary.refused(&format!("SELECT litestream_serve('127.0.0.1:0', '{{\"{option}\": {value}}}')"));
         }
@@ -130,6 +147,7 @@ fn a_wrong_number_of_arguments_is_refused() {
         ("lag", &[1]),
         ("apply_frame", &[0, 1, 2, 4]),
         ("apply_wal", &[0, 2]),
+        ("verify", &[3]),
         ("promote", &[1]),
     ] {
         for count in counts {

@@ -105,6 +105,27 @@ fn serving_and_stopping_under_a_follower_leave_nothing_behind() {
 }
 
 #[test]
+fn copies_and_those_who_ask_leave_nothing_behind() {
+    let temp = Temp::new();
+    let copy = temp.path("copy.db");
+    let round = |house: &mut House, n| {
+        house.primary.run(&bank::step(n, 100));
+        let own = house.primary.ask("SELECT litestream_serve('127.0.0.1:0', '{\"metrics_only\": true}')");
+        for path in ["/", "/metrics", "/status.json"] {
+            assert_eq!(get(&own, path, &[]).status, 200);
+        }
+        let overwrite = "{\"overwrite\": true}";
+        house.primary.run(&format!("SELECT litestream_snapshot('{}', '{overwrite}')", copy.display()));
+        std::io::copy(&mut get(&house.url, "/snapshot", &[]), &mut std::io::sink()).unwrap();
+        // One that is not read to its end.
+        get(&house.url, "/snapshot", &[]);
+        house.primary.run("SELECT litestream_stop()");
+        house.primary.run(&format!("SELECT litestream_serve('{}')", address(&house.url)));
+    };
+    nothing_grows(&mut house(&temp), round, both);
+}
+
+#[test]
 fn being_mended_leaves_nothing_behind() {
     let temp = Temp::new();
     let mut house = house(&temp);

@@ -21,11 +21,15 @@ litestream_position|0|1
 litestream_promote|0|1
 litestream_pull|1|1
 litestream_pull|2|1
+litestream_run|0|1
 litestream_serve|1|1
 litestream_serve|2|1
+litestream_snapshot|1|1
+litestream_snapshot|2|1
 litestream_stop|0|1
 litestream_verify|0|1
 litestream_verify|1|1
+litestream_verify|2|1
 litestream_version|0|1
 litestream_wait|1|1
 litestream_wait|2|1";
@@ -63,9 +67,12 @@ fn the_tables_have_the_columns_that_the_manual_names() {
     assert_eq!(
         columns("litestream_status"),
         "database role state reason url position lag replicas commits pages bytes reconnects heals healed \
-         last_error wal_bytes sqlite_version wal_reset_bug"
+         last_error last_error_at progress seconds_left db_bytes wal_bytes sqlite_version wal_reset_bug"
     );
-    assert_eq!(columns("litestream_replicas"), "database client version state position commits pages bytes seconds");
+    assert_eq!(
+        columns("litestream_replicas"),
+        "database client version state position lag commits pages bytes progress seconds_left seconds"
+    );
     assert_eq!(columns("litestream_wal"), "frame pgno commit salt1 salt2 checksum1 checksum2 valid page");
 }
 
@@ -158,7 +165,7 @@ fn the_server_outlives_the_connection_that_started_it() {
 }
 
 #[test]
-fn a_schema_cannot_call_what_has_an_effect() {
+fn a_schema_cannot_call_any_function() {
     let temp = Temp::new();
     let connection = loaded(&temp.path("app.db"));
     connection.run("PRAGMA journal_mode = wal; CREATE TABLE t(x)");
@@ -169,11 +176,24 @@ fn a_schema_cannot_call_what_has_an_effect() {
         "litestream_pull('http://127.0.0.1:1/app.db', '{}')",
         "litestream_follow('http://127.0.0.1:1/app.db')",
         "litestream_follow('http://127.0.0.1:1/app.db', '{}')",
+        "litestream_snapshot('copy.db')",
+        "litestream_snapshot('copy.db', '{}')",
         "litestream_stop()",
+        "litestream_position()",
+        "litestream_wait('x')",
+        "litestream_wait('x', 1)",
+        "litestream_lag()",
         "litestream_apply_frame(1, 1, zeroblob(4096))",
         "litestream_apply_wal(x'00')",
+        "litestream_checksum()",
+        "litestream_verify()",
+        "litestream_verify('http://127.0.0.1:1/app.db')",
+        "litestream_verify('http://127.0.0.1:1/app.db', '{}')",
         "litestream_promote()",
+        "litestream_run()",
+        "litestream_version()",
     ];
+    assert_eq!(calls.len(), FUNCTIONS.lines().count(), "every function, with each number of arguments");
     for call in calls {
         let name = call.split('(').next().unwrap();
         connection.run(&format!("CREATE VIEW hostile AS SELECT {call}"));
@@ -186,6 +206,30 @@ fn a_schema_cannot_call_what_has_an_effect() {
         connection.run("DROP TRIGGER hostile");
     }
     assert_eq!(rows_about(&temp, &connection), 0);
+}
+
+#[test]
+fn a_schema_cannot_read_the_tables_or_a_file_through_one() {
+    let temp = Temp::new();
+    let connection = loaded(&temp.path("app.db"));
+    connection.run("PRAGMA journal_mode = wal; CREATE TABLE t(x); INSERT INTO t VALUES (1)");
+    let wal = format!("litestream_wal('{}')", temp.path("app.db-wal").display());
+    for (table, name) in [
+        ("litestream_status", "litestream_status"),
+        ("litestream_replicas", "litestream_replicas"),
+        (&wal, "litestream_wal"),
+    ] {
+        connection.ask::<i64>(&format!("SELECT count(*) FROM {table}"));
+        connection.run(&format!("CREATE VIEW hostile AS SELECT count(*) FROM {table}"));
+        let error = connection.refused("SELECT * FROM hostile");
+        assert!(error.contains(&format!("unsafe use of virtual table \"{name}\"")), "{table} in a view: {error}");
+        connection.run("DROP VIEW hostile");
+        connection
+            .run(&format!("CREATE TRIGGER hostile AFTER INSERT ON t BEGIN SELECT (SELECT count(*) FROM {name}); END"));
+        let error = connection.refused("INSERT INTO t VALUES (1) RETURNING x");
+        assert!(error.contains("unsafe use of virtual table"), "{table} in a trigger: {error}");
+        connection.run("DROP TRIGGER hostile");
+    }
 }
 
 /// Serves one database and follows another in this process, then returns with all of that running.

@@ -10,9 +10,10 @@ const REPLICAS: u64 = 1000;
 
 #[test]
 fn a_thousand_idle_replicas_cost_less_than_64_kib_each() {
-    allow_open_files(REPLICAS + 200);
+    allow_open_files(2 * REPLICAS);
     let temp = Temp::new();
-    let (mut primary, url) = serving(&temp.path("primary.db"));
+    let limits = format!("{{\"max_connections_per_address\": {REPLICAS}, \"max_streams\": {REPLICAS}}}");
+    let (mut primary, url) = serving_with(&temp.path("primary.db"), &limits);
     let before = resident_kib(primary.pid());
     let mut replicas: Vec<Response> = (0..REPLICAS).map(|_| caught_up(&url)).collect();
     let live = "SELECT count(*) FROM litestream_replicas WHERE state = 'live'";

@@ -151,6 +151,23 @@ fn a_relay_passes_on_what_was_mended_in_it() {
 }
 
 #[test]
+fn a_relay_passes_nothing_on_that_somebody_else_wrote_to_it_also_when_its_origin_is_quiet() {
+    let temp = Temp::new();
+    let (mut origin, _, mut relay, relay_url) = house(&temp);
+    let mut leaf = following(&temp.path("leaf.db"), &relay_url);
+    let path = temp.path("relay.db");
+    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opening a file");
+    std::os::unix::fs::FileExt::write_all_at(&file, &[2], 18).expect("taking the mark away");
+    drop(file);
+    stock(&path, "UPDATE account SET balance = 0");
+    // Nothing is committed on the origin: what comes from it are heartbeats.
+    until_gives(&mut relay, "SELECT heals FROM litestream_status WHERE role = 'replica'", "1");
+    catch_up(&mut origin, &mut leaf);
+    bank::Witness::default().see(&leaf.ask(&bank::judge("integrity_check")));
+    assert_all_equal(&temp);
+}
+
+#[test]
 fn a_relay_follows_its_origin_into_a_new_generation() {
     let temp = Temp::new();
     let (mut origin, url, _relay, relay_url) = house(&temp);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use litestream::base::Kind;
 use litestream::format::compression::Compression;
-use litestream::net::{HttpUpstream, Url};
+use litestream::net::{Credentials, HttpUpstream, Url};
 use litestream::replica::{Have, Upstream};
 
 use crate::database::loaded;
@@ -51,7 +51,8 @@ fn read_request(socket: &mut TcpStream) {
 /// Opens a stream at a server that answers with the input: it is refused in words, or read to its end.
 pub fn head(data: &[u8]) {
     SERVER.answers.lock().unwrap_or_else(PoisonError::into_inner).send(data.to_vec()).expect("a server");
-    let upstream = HttpUpstream::new(SERVER.url.clone(), SILENCE, Compression::Lz4);
+    let upstream = HttpUpstream::new(SERVER.url.clone(), SILENCE, Compression::Lz4, Credentials::default());
+    let upstream = upstream.expect("an upstream");
     match upstream.open(Have::Nothing) {
         Ok(mut opened) => {
             let mut body = Vec::new();

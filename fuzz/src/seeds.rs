@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use litestream::format::compression::Compression;
 use litestream::format::lz4 as frame;
-use litestream::net::{HttpUpstream, Url};
+use litestream::net::{Credentials, HttpUpstream, Url};
 use litestream::replica::{Have, Upstream};
 use rusqlite::Connection;
 
@@ -75,7 +75,8 @@ fn streams() -> Vec<Vec<u8>> {
     let serve = "SELECT litestream_serve('127.0.0.1:0', '{\"heartbeat_ms\": 50}')";
     let url: String = connection.query_row(serve, [], |row| row.get(0)).expect("a server");
     let streams = Compression::ALL.map(|compression| {
-        let upstream = HttpUpstream::new(Url::parse(&url).expect("a URL"), Duration::from_secs(10), compression);
+        let (url, silence) = (Url::parse(&url).expect("a URL"), Duration::from_secs(10));
+        let upstream = HttpUpstream::new(url, silence, compression, Credentials::default()).expect("an upstream");
         let mut opened = upstream.open(Have::Nothing).expect("a stream");
         let mut bytes = Vec::new();
         while !slow::records(&bytes).iter().any(|record| record.kind == 6) {

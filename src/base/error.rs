@@ -2,6 +2,7 @@
 //!
 //! The kind decides the SQLite result code the error reaches SQL with; `src/ext` maps it in one place.
 
+use std::time::Duration;
 use std::{fmt, io};
 
 /// What sort of thing went wrong. Each maps to one SQLite primary result code.
@@ -34,6 +35,16 @@ pub enum Kind {
 pub struct Error {
     kind: Kind,
     message: String,
+    retry_after: Option<Duration>,
+}
+
+/// An error that is over, as it is kept for the status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Past {
+    /// What it said.
+    pub text: String,
+    /// When, in ms since 1970.
+    pub at: i64,
 }
 
 /// The result of everything in this library that can fail.
@@ -42,7 +53,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     /// An error of `kind` that says `message`.
     pub fn new(kind: Kind, message: impl Into<String>) -> Error {
-        Error { kind, message: message.into() }
+        Error { kind, message: message.into(), retry_after: None }
     }
 
     /// A wrong argument, option or state.
@@ -65,9 +76,26 @@ impl Error {
         self.kind
     }
 
+    /// How long whoever failed us asks to be left alone, if it does.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The same error, with such a time.
+    pub fn with_retry_after(self, time: Option<Duration>) -> Error {
+        Error { retry_after: time, ..self }
+    }
+
     /// The same error with `context: ` before its message.
     pub fn within(self, context: impl fmt::Display) -> Error {
-        Error { kind: self.kind, message: format!("{context}: {}", self.message) }
+        Error { message: format!("{context}: {}", self.message), ..self }
+    }
+}
+
+impl Past {
+    /// An error that comes now and says `text`.
+    pub fn now(text: impl Into<String>) -> Past {
+        Past { text: text.into(), at: super::unix_ms() }
     }
 }
 

@@ -46,6 +46,30 @@ pub const SILENCE: Duration = Duration::from_secs(10);
 /// How long a client may take nothing of what is sent to it before it is dropped.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Connections at one address; less where the process may have few file descriptors.
+pub const CONNECTIONS: u64 = 1024;
+
+/// Connections of one client at one address.
+pub const CONNECTIONS_PER_ADDRESS: u64 = 256;
+
+/// Streams of one database.
+pub const STREAMS: u64 = 512;
+
+/// Size of the head of a request, in bytes.
+pub const HEAD_BYTES: u64 = 16 << 10;
+
+/// How long a connection may take for its TLS handshake, and for the head of each request.
+pub const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long the body of a request may bring nothing.
+pub const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What a client is told to wait for that came past one of these limits.
+pub const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// The longest that a client lets itself be told to wait.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(300);
+
 /// First pause before a lost upstream is tried again; doubles up to [`RETRY_MAX`].
 pub const RETRY_MIN: Duration = Duration::from_millis(50);
 

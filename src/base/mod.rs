@@ -4,12 +4,14 @@
 
 mod clock;
 mod error;
+mod headway;
 mod page;
 mod position;
 
 pub mod limits;
 
-pub use clock::{elapsed_since_unix_ms, unix_ms};
-pub use error::{Error, Kind, Result};
+pub use clock::{elapsed_since_unix_ms, unix_ms, utc};
+pub use error::{Error, Kind, Past, Result};
+pub use headway::Headway;
 pub use page::{FrameNo, PageSize, Pgno};
 pub use position::{Generation, Lsn, Position};

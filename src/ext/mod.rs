@@ -1,17 +1,23 @@
 //! Layer 6: what SQL sees. One file for each function or family, and the registry of what runs in this process.
 
 mod apply;
+mod credentials;
 mod follow;
 mod logging;
 mod options;
 mod position;
+mod progress;
 mod promote;
 mod registry;
 mod relay;
+mod run;
 mod serve;
 mod session;
+mod settings;
+mod snapshot;
 mod stop;
 mod tables;
+mod telling;
 mod verify;
 
 use std::sync::{Arc, Weak};
@@ -24,10 +30,11 @@ use session::Session;
 type Function = fn(&Call, &Session, &Registry) -> Result<Output>;
 
 /// Name, least and most number of arguments, body.
-const FUNCTIONS: [(&str, i32, i32, Function); 13] = [
+const FUNCTIONS: [(&str, i32, i32, Function); 15] = [
     ("litestream_serve", 1, 2, serve::serve),
     ("litestream_pull", 1, 2, follow::pull),
     ("litestream_follow", 1, 2, follow::follow),
+    ("litestream_snapshot", 1, 2, snapshot::snapshot),
     ("litestream_stop", 0, 0, stop::stop),
     ("litestream_position", 0, 0, position::position),
     ("litestream_wait", 1, 2, position::wait),
@@ -35,8 +42,9 @@ const FUNCTIONS: [(&str, i32, i32, Function); 13] = [
     ("litestream_apply_frame", 3, 3, apply::frame),
     ("litestream_apply_wal", 1, 1, apply::log),
     ("litestream_checksum", 0, 0, verify::checksum),
-    ("litestream_verify", 0, 1, verify::verify),
+    ("litestream_verify", 0, 2, verify::verify),
     ("litestream_promote", 0, 0, promote::promote),
+    ("litestream_run", 0, 0, run::run),
     ("litestream_version", 0, 0, own_version),
 ];
 
@@ -48,7 +56,7 @@ pub fn register(host: Host) -> Result<()> {
     for (name, least, most, body) in FUNCTIONS {
         for arguments in least..=most {
             let session = Arc::downgrade(&session);
-            define_function(host, name, arguments, move |call| run(body, call, &session))?;
+            define_function(host, name, arguments, move |call| answer(body, call, &session))?;
         }
     }
     define_table::<tables::Status>(host, session)?;
@@ -56,7 +64,7 @@ pub fn register(host: Host) -> Result<()> {
     define_table::<tables::Wal>(host, Arc::new(()))
 }
 
-fn run(body: Function, call: &Call, session: &Weak<Session>) -> Result<Output> {
+fn answer(body: Function, call: &Call, session: &Weak<Session>) -> Result<Output> {
     let session =
         session.upgrade().ok_or_else(|| Error::new(Kind::Internal, "litestream: this connection is closing"))?;
     let done = body(call, &session, registry()?);

@@ -1,10 +1,13 @@
 //! The options of a function: a JSON object in its last argument.
 
+use std::fmt::Display;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Map, Value as Json};
 
 use crate::base::{Error, Result};
+use crate::net::Token;
 use crate::sqlite::{Call, Value};
 
 /// Options as given; each is taken out as it is read.
@@ -64,10 +67,56 @@ impl Options {
         found.copied().ok_or_else(|| self.wrong(key, &names(), &json))
     }
 
-    /// True or false.
-    pub fn flag(&mut self, key: &str) -> Result<bool> {
+    /// A secret. What was given in its place is not shown.
+    pub fn secret(&mut self, key: &str) -> Result<Option<Token>> {
         match self.given.remove(key) {
-            None => Ok(false),
+            None => Ok(None),
+            Some(Json::String(text)) => self.token(key, &text).map(Some),
+            Some(_) => Err(self.wrong_use(format!("option '{key}' is not what was expected: a text"))),
+        }
+    }
+
+    /// One secret or several.
+    pub fn secrets(&mut self, key: &str) -> Result<Option<Vec<Token>>> {
+        let wrong = || self.wrong_use(format!("option '{key}' is not what was expected: a text, or an array of some"));
+        let texts = match self.given.get(key) {
+            None => return Ok(None),
+            Some(Json::String(text)) => vec![text.as_str()],
+            Some(Json::Array(all)) if !all.is_empty() => {
+                all.iter().map(|one| one.as_str().ok_or_else(wrong)).collect::<Result<_>>()?
+            }
+            Some(_) => return Err(wrong()),
+        };
+        let tokens = texts.into_iter().map(|text| self.token(key, text)).collect::<Result<_>>()?;
+        self.given.remove(key);
+        Ok(Some(tokens))
+    }
+
+    fn token(&self, key: &str, text: &str) -> Result<Token> {
+        Token::new(text).map_err(|e| self.wrong_use(format!("option '{key}': {e}")))
+    }
+
+    /// The path of a file, which stays that of the file when the process changes its folder.
+    pub fn path(&mut self, key: &str) -> Result<Option<PathBuf>> {
+        match self.given.remove(key) {
+            None => Ok(None),
+            Some(Json::String(text)) if !text.is_empty() => {
+                let path = std::path::absolute(text);
+                path.map(Some).map_err(|e| self.wrong_use(format!("option '{key}': {e}")))
+            }
+            Some(other) => Err(self.wrong(key, "the path of a file", &other)),
+        }
+    }
+
+    /// True or false; false if it is not given.
+    pub fn flag(&mut self, key: &str) -> Result<bool> {
+        self.switch(key, false)
+    }
+
+    /// True or false.
+    pub fn switch(&mut self, key: &str, default: bool) -> Result<bool> {
+        match self.given.remove(key) {
+            None => Ok(default),
             Some(Json::Bool(flag)) => Ok(flag),
             Some(other) => Err(self.wrong(key, "true or false", &other)),
         }
@@ -93,6 +142,21 @@ impl Options {
     pub fn milliseconds(&mut self, key: &str, default: Duration, least: u64) -> Result<Duration> {
         let default = u64::try_from(default.as_millis()).unwrap_or(u64::MAX);
         Ok(Duration::from_millis(self.number(key, default, least)?))
+    }
+
+    /// Fails if an option is left that was not read, and so has no meaning `here`.
+    pub fn end(self, here: &str) -> Result<()> {
+        match self.given.keys().next() {
+            None => Ok(()),
+            Some(key) => {
+                Err(Error::usage(format!("{}: option '{key}' has no meaning {here}; leave it out", self.function)))
+            }
+        }
+    }
+
+    /// An error of the function that these are options of.
+    pub fn wrong_use(&self, what: impl Display) -> Error {
+        Error::usage(format!("{}: {what}", self.function))
     }
 
     fn wrong(&self, key: &str, expected: &str, found: &Json) -> Error {

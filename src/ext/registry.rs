@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::base::{Error, Kind, Result};
-use crate::net::Server;
+use crate::net::{self, Server};
 use crate::primary::Primary;
-use crate::replica::Follower;
+use crate::replica::{Follower, Progress, Upstream};
 use crate::sqlite::{Host, PerProcess, at_exit};
 
 /// The registry of this process. A child of a fork makes its own: the threads and locks of its parent are not there
@@ -25,10 +25,14 @@ pub struct Registry {
 pub struct Running {
     /// Every address listened on.
     pub servers: Vec<Arc<Server>>,
+    /// Addresses opened for metrics only.
+    pub tellers: Vec<Teller>,
     /// Databases served, by path.
     pub served: HashMap<PathBuf, Served>,
     /// Databases followed, by path.
     pub followed: HashMap<PathBuf, Arc<Follower>>,
+    /// Databases that are being brought up to date by a call that has not returned yet.
+    beginning: Vec<net::Followed>,
 }
 
 /// A database served.
@@ -39,6 +43,20 @@ pub struct Served {
     pub server: Arc<Server>,
     /// Its URL.
     pub url: String,
+}
+
+/// An address that tells of all of the process, and serves nothing.
+pub struct Teller {
+    /// The database of the connection that opened it; none if that was in memory or temporary.
+    pub opened_by: Option<PathBuf>,
+    /// The address.
+    pub server: Arc<Server>,
+}
+
+/// A database that is being brought up to date.
+pub struct Beginning<'r> {
+    registry: &'r Registry,
+    progress: Arc<Progress>,
 }
 
 /// Called when the extension is loaded: makes the registry of this process if there is none yet.
@@ -56,6 +74,24 @@ pub fn registry() -> Result<&'static Registry> {
              survive a fork; open a new connection here and load the extension with it",
         )
     })
+}
+
+/// What runs now, for those who tell of it. Nothing in a forked child.
+pub fn told() -> net::Running {
+    let Ok(registry) = registry() else { return net::Running::default() };
+    let running = registry.running();
+    let served = running.served.values().map(|served| net::Served {
+        primary: Arc::clone(&served.primary),
+        url: served.url.clone(),
+        warning: served.server.warning(),
+    });
+    let followed = running.followed.values().map(|follower| net::Followed {
+        path: follower.path().to_path_buf(),
+        url: follower.url().to_string(),
+        warning: follower.upstream().warning(),
+        progress: follower.progress(),
+    });
+    net::Running { served: served.collect(), followed: followed.chain(running.beginning.iter().cloned()).collect() }
 }
 
 impl Registry {
@@ -79,6 +115,21 @@ impl Registry {
         self.running().followed.get(path).map(Arc::clone)
     }
 
+    /// Tells of a database that is being brought up to date, until the guard goes or it is followed.
+    pub fn beginning(&self, path: &Path, upstream: &dyn Upstream, progress: &Arc<Progress>) -> Beginning<'_> {
+        let (url, warning) = (upstream.url().to_string(), upstream.warning());
+        let followed = net::Followed { path: path.into(), url, warning, progress: Arc::clone(progress) };
+        self.running().beginning.push(followed);
+        Beginning { registry: self, progress: Arc::clone(progress) }
+    }
+
+    /// Keeps a follower whose first catch-up was applied.
+    pub fn follows(&self, path: PathBuf, follower: Arc<Follower>) {
+        let mut running = self.running();
+        running.forget(&follower.progress());
+        running.followed.insert(path, follower);
+    }
+
     /// Ends serving the database at `path`, and its server if it was the last one there. Returns its URL.
     pub fn stop_serving(&self, path: &Path) -> Option<String> {
         let mut running = self.running();
@@ -99,6 +150,19 @@ impl Registry {
         Some(served.url)
     }
 
+    /// Closes the addresses for metrics only that a connection to `database` opened. Returns their URLs.
+    pub fn stop_telling(&self, database: Option<&Path>) -> Vec<String> {
+        let mut running = self.running();
+        let tellers = std::mem::take(&mut running.tellers);
+        let (ended, kept): (Vec<Teller>, Vec<Teller>) =
+            tellers.into_iter().partition(|teller| teller.opened_by.as_deref() == database);
+        running.tellers = kept;
+        running.servers.retain(|server| !ended.iter().any(|teller| Arc::ptr_eq(server, &teller.server)));
+        drop(running);
+        ended.iter().for_each(|teller| teller.server.stop());
+        ended.iter().map(|teller| teller.server.url()).collect()
+    }
+
     /// Ends following with the database at `path`, and serving it on. Returns the URL followed.
     pub fn stop_following(&self, path: &Path) -> Option<String> {
         if self.primary(path).is_some_and(|primary| primary.is_relay()) {
@@ -107,6 +171,18 @@ impl Registry {
         let follower = self.running().followed.remove(path)?;
         follower.stop();
         Some(follower.url().to_string())
+    }
+}
+
+impl Running {
+    fn forget(&mut self, progress: &Arc<Progress>) {
+        self.beginning.retain(|known| !Arc::ptr_eq(&known.progress, progress));
+    }
+}
+
+impl Drop for Beginning<'_> {
+    fn drop(&mut self) {
+        self.registry.running().forget(&self.progress);
     }
 }
 
@@ -128,10 +204,15 @@ pub fn file_of(host: Host, schema: &str, doing: &str) -> Result<PathBuf> {
 /// A normal end of the process: every thread ends before it, and the private connections are closed.
 fn stop_all() {
     let Ok(registry) = registry() else { return };
-    let (served, followed): (Vec<PathBuf>, Vec<PathBuf>) = {
+    let (served, followed, telling) = {
         let running = registry.running();
-        (running.served.keys().cloned().collect(), running.followed.keys().cloned().collect())
+        let telling: Vec<_> = running.tellers.iter().map(|teller| teller.opened_by.clone()).collect();
+        let (served, followed) = (running.served.keys().cloned(), running.followed.keys().cloned());
+        (served.collect::<Vec<_>>(), followed.collect::<Vec<_>>(), telling)
     };
+    for database in telling {
+        registry.stop_telling(database.as_deref());
+    }
     for path in served {
         registry.stop_serving(&path);
     }

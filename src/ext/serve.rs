@@ -3,21 +3,27 @@
 use std::sync::Arc;
 
 use super::options::Options;
-use super::registry::{Registry, Served, file_of};
+use super::registry::{Registry, Served, file_of, told};
 use super::relay::Relay;
 use super::session::Session;
-use crate::base::{Error, Kind, Result, limits};
+use super::settings;
+use crate::base::{Error, Kind, Result};
 use crate::net::Server;
 use crate::primary::{Options as Serving, Primary};
 use crate::sqlite::{Call, Host, Output};
 
 const NAME: &str = "litestream_serve";
+/// Options of one database; those of its address come on top.
+const OPTIONS: [&str; 4] = ["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms"];
 
 /// Starts to serve the database of the calling connection. Returns its URL.
 pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Output> {
     let address = super::text(call, 0, NAME, "the address")?;
-    let known = ["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms", "write_timeout_ms"];
+    let known: Vec<&str> = OPTIONS.into_iter().chain(settings::KNOWN).collect();
     let mut options = Options::read(call, 1, NAME, &known)?;
+    if options.flag("metrics_only")? {
+        return super::telling::open(call, registry, address, options);
+    }
     let defaults = Serving::default();
     let schema = options.text("schema", "main")?;
     let serving = Serving {
@@ -38,6 +44,7 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
         )));
     }
     let (server, is_new) = server_at(address, &running.servers, &mut options)?;
+    super::telling::check_serves(&server, &running)?;
     let vfs = host.vfs(&schema)?;
     let primary = match running.followed.get(&path) {
         None => Primary::start(&path, &vfs, serving)?,
@@ -60,21 +67,20 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
     Ok(url.into())
 }
 
-/// The server that listens at `address`, and whether it began to just now. The time that clients are given to take what
-/// is sent to them is one for all that is served at an address.
-fn server_at(address: &str, servers: &[Arc<Server>], options: &mut Options) -> Result<(Arc<Server>, bool)> {
-    let existing = find(servers, address)?;
-    let given = existing.as_ref().map_or(limits::WRITE_TIMEOUT, |server| server.write_timeout());
-    let timeout = options.milliseconds("write_timeout_ms", given, 1)?;
-    match existing {
-        None => Ok((Arc::new(Server::bind(address, timeout)?), true)),
-        Some(server) if server.write_timeout() == timeout => Ok((server, false)),
-        Some(server) => Err(Error::usage(format!(
-            "{NAME}: option 'write_timeout_ms' is {}, and {} is open already with {}; leave the option out or choose another \
-             address",
-            timeout.as_millis(),
-            server.local_addr(),
-            server.write_timeout().as_millis(),
+/// The server that listens at `address`, and whether it began to just now. Who may ask there, and how much is taken on, is the
+/// same for all that is served at an address.
+pub(super) fn server_at(address: &str, servers: &[Arc<Server>], options: &mut Options) -> Result<(Arc<Server>, bool)> {
+    let open = find(servers, address)?;
+    let settings = settings::read(options, open.as_ref().map(|server| server.settings()))?;
+    let Some(server) = open else {
+        let server = Server::bind(address, settings, told).map_err(|e| e.within(NAME))?;
+        return Ok((Arc::new(server), true));
+    };
+    match settings.difference(server.settings()) {
+        None => Ok((server, false)),
+        Some(difference) => Err(options.wrong_use(format!(
+            "{} is open already, with other options: {difference}; leave the option out or choose another address",
+            server.local_addr()
         ))),
     }
 }

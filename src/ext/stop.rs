@@ -5,14 +5,16 @@ use super::session::Session;
 use crate::base::Result;
 use crate::sqlite::{Call, Output};
 
-/// Ends serving and following the database of the calling connection. Returns what was ended, or NULL.
+/// Ends serving and following the database of the calling connection, and the addresses for metrics that were opened from it.
+/// Returns what was ended, or NULL.
 pub fn stop(call: &Call, session: &Session, registry: &Registry) -> Result<Output> {
-    let Some(path) = path_of(call.host(), "main")? else { return Ok(Output::Null) };
-    let served = registry.stop_serving(&path).map(|url| format!("served {url}"));
-    let followed = registry.stop_following(&path).map(|url| format!("followed {url}"));
+    let path = path_of(call.host(), "main")?;
+    let served = path.as_deref().and_then(|path| registry.stop_serving(path)).map(|url| format!("served {url}"));
+    let followed = path.as_deref().and_then(|path| registry.stop_following(path)).map(|url| format!("followed {url}"));
+    let told = registry.stop_telling(path.as_deref()).into_iter().map(|url| format!("metrics at {url}"));
     if let (Some(_), Some(frames)) = (&served, session.lock().auto_checkpoint.take()) {
         call.host().auto_checkpoint(frames);
     }
-    let ended: Vec<String> = served.into_iter().chain(followed).collect();
+    let ended: Vec<String> = served.into_iter().chain(followed).chain(told).collect();
     Ok(Some(ended.join("; ")).filter(|ended| !ended.is_empty()).into())
 }

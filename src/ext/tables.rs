@@ -3,8 +3,10 @@
 use std::ffi::c_int;
 use std::path::Path;
 
-use super::registry::registry;
-use crate::base::{Error, Kind, Position, Result};
+use super::registry::{registry, told};
+use crate::base::{Error, Kind, Position, Result, utc};
+use crate::net::{Part, Row, state_of};
+use crate::primary::ReplicaRow;
 use crate::sqlite::{Cells, Output, Table, Value, has_wal_reset_bug, version};
 use crate::store::LogFile;
 
@@ -17,62 +19,48 @@ impl Table for Status {
     const NAME: &'static str = "litestream_status";
     const COLUMNS: &'static str = "database TEXT, role TEXT, state TEXT, reason TEXT, url TEXT, position TEXT, lag REAL, \
         replicas INTEGER, commits INTEGER, pages INTEGER, bytes INTEGER, reconnects INTEGER, heals INTEGER, healed TEXT, last_error TEXT, \
-        wal_bytes INTEGER, sqlite_version TEXT, wal_reset_bug INTEGER";
+        last_error_at TEXT, progress REAL, seconds_left REAL, db_bytes INTEGER, wal_bytes INTEGER, sqlite_version TEXT, \
+        wal_reset_bug INTEGER";
     const ARGUMENT: Option<c_int> = None;
 
     fn rows(_: Value<'_>) -> Result<Rows> {
-        let running = registry()?.running();
-        let (sqlite, number) = version();
-        let wal_reset_bug = u64::from(has_wal_reset_bug(number));
-        let mut rows: Vec<Result<Cells>> = Vec::new();
-        for (path, served) in &running.served {
-            let status = served.primary.status();
-            rows.push(Ok(vec![
-                shown(path),
-                if served.primary.is_relay() { "relay" } else { "primary" }.into(),
-                if status.failing { "stalled" } else { "serving" }.into(),
-                status.last_error.clone().filter(|_| status.failing).into(),
-                served.url.as_str().into(),
-                position(status.position),
-                Output::Null,
-                (served.primary.replicas().len() as u64).into(),
-                status.commits.into(),
-                status.pages.into(),
-                status.bytes.into(),
-                Output::Null,
-                Output::Null,
-                Output::Null,
-                status.last_error.into(),
-                status.wal_bytes.into(),
-                sqlite.as_str().into(),
-                wal_reset_bug.into(),
-            ]));
-        }
-        for (path, follower) in &running.followed {
-            let status = follower.status();
-            rows.push(Ok(vec![
-                shown(path),
-                "replica".into(),
-                status.state.into(),
-                status.reason.into(),
-                follower.url().into(),
-                position(status.position),
-                status.lag.map(milli).into(),
-                Output::Null,
-                status.commits.into(),
-                status.pages.into(),
-                status.bytes.into(),
-                status.reconnects.into(),
-                status.heals.into(),
-                status.healed.into(),
-                status.last_error.into(),
-                status.wal_bytes.into(),
-                sqlite.as_str().into(),
-                wal_reset_bug.into(),
-            ]));
-        }
-        Ok(Box::new(rows.into_iter()))
+        registry()?;
+        Ok(Box::new(told().rows().into_iter().map(|row| Ok(status(row)))))
     }
+}
+
+fn status(row: Row) -> Cells {
+    let (sqlite, number) = version();
+    let replicas = row.counts().map(|_| row.replicas().len() as u64);
+    let (reconnects, heals, healed) = match row.part {
+        Part::Followed(reconnects, heals, healed) => (Some(reconnects), Some(heals), healed),
+        Part::Served(..) => (None, None, None),
+    };
+    let (error, error_at) = row.last_error.map(|error| (error.text, utc(error.at))).unzip();
+    vec![
+        shown(&row.path),
+        row.role.into(),
+        row.state.into(),
+        row.reason.into(),
+        row.url.into(),
+        position(row.position),
+        row.lag.map(milli).into(),
+        replicas.into(),
+        row.commits.into(),
+        row.pages.into(),
+        row.bytes.into(),
+        reconnects.into(),
+        heals.into(),
+        healed.into(),
+        error.into(),
+        error_at.into(),
+        row.headway.map(|headway| milli(headway.percent())).into(),
+        row.headway.and_then(|headway| headway.seconds_left()).map(milli).into(),
+        row.db_bytes.into(),
+        row.wal_bytes.into(),
+        sqlite.into(),
+        u64::from(has_wal_reset_bug(number)).into(),
+    ]
 }
 
 /// One row for each replica connected to a database served by this process.
@@ -80,30 +68,35 @@ pub struct Replicas;
 
 impl Table for Replicas {
     const NAME: &'static str = "litestream_replicas";
-    const COLUMNS: &'static str = "database TEXT, client TEXT, version INTEGER, state TEXT, position TEXT, \
-        commits INTEGER, pages INTEGER, bytes INTEGER, seconds REAL";
+    const COLUMNS: &'static str = "database TEXT, client TEXT, version INTEGER, state TEXT, position TEXT, lag REAL, \
+        commits INTEGER, pages INTEGER, bytes INTEGER, progress REAL, seconds_left REAL, seconds REAL";
     const ARGUMENT: Option<c_int> = None;
 
     fn rows(_: Value<'_>) -> Result<Rows> {
-        let running = registry()?.running();
+        registry()?;
         let mut rows: Vec<Result<Cells>> = Vec::new();
-        for (path, served) in &running.served {
-            for replica in served.primary.replicas() {
-                rows.push(Ok(vec![
-                    shown(path),
-                    replica.client.into(),
-                    u64::from(replica.version).into(),
-                    if replica.live { "live" } else { "catching up" }.into(),
-                    position(replica.position),
-                    replica.commits.into(),
-                    replica.pages.into(),
-                    replica.bytes.into(),
-                    milli(replica.seconds).into(),
-                ]));
-            }
+        for row in told().rows() {
+            rows.extend(row.replicas().iter().map(|replica| Ok(replica_cells(&row.path, replica))));
         }
         Ok(Box::new(rows.into_iter()))
     }
+}
+
+fn replica_cells(path: &Path, replica: &ReplicaRow) -> Cells {
+    vec![
+        shown(path),
+        replica.client.as_str().into(),
+        u64::from(replica.version).into(),
+        state_of(replica).into(),
+        position(replica.position),
+        milli(replica.lag).into(),
+        replica.commits.into(),
+        replica.pages.into(),
+        replica.bytes.into(),
+        replica.headway.map(|headway| milli(headway.percent())).into(),
+        replica.headway.and_then(|headway| headway.seconds_left()).map(milli).into(),
+        milli(replica.seconds).into(),
+    ]
 }
 
 /// The frames of a WAL file, as they stand in it.

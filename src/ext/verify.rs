@@ -1,10 +1,12 @@
-//! `litestream_checksum()` and `litestream_verify([url])`
+//! `litestream_checksum()` and `litestream_verify([url [, options]])`
 
 use std::path::Path;
 use std::sync::Arc;
 
 use serde_json::json;
 
+use super::credentials;
+use super::options::Options;
 use super::registry::{Registry, file_of};
 use super::session::Session;
 use crate::base::{Error, Kind, Position, Result, limits};
@@ -58,20 +60,25 @@ fn upstream(
         Value::Null => None,
         _ => Some(Url::parse(super::text(call, 0, "litestream_verify", "the URL")?)?),
     };
-    match (named, follower, &own) {
-        (None, Some(follower), _) => Ok((follower.upstream(), true)),
-        (None, None, Some(own)) => {
-            Ok((Arc::new(HttpUpstream::new(Url::parse(own)?, limits::SILENCE, Compression::None)), true))
+    let known: Vec<&str> = ["timeout_ms"].into_iter().chain(credentials::KNOWN).collect();
+    let mut options = Options::read(call, 1, "litestream_verify", &known)?;
+    let silence = options.milliseconds("timeout_ms", limits::SILENCE, 1)?;
+    let (url, is_own) = match (named, follower, &own) {
+        (None, Some(follower), _) => return Ok((follower.upstream(), true)),
+        (None, None, Some(own)) => (Url::parse(own)?, true),
+        (None, None, None) => {
+            return Err(Error::usage(format!(
+                "litestream_verify: {} follows no upstream; name one to compare it with",
+                path.display()
+            )));
         }
-        (None, None, None) => Err(Error::usage(format!(
-            "litestream_verify: {} follows no upstream; name one to compare it with",
-            path.display()
-        ))),
         (Some(url), ..) => {
             let is_own = own.is_some_and(|own| own == url.to_string());
-            Ok((Arc::new(HttpUpstream::new(url, limits::SILENCE, Compression::None)), is_own))
+            (url, is_own)
         }
-    }
+    };
+    let credentials = credentials::read(&mut options, &url)?;
+    Ok((Arc::new(HttpUpstream::new(url, silence, Compression::None, credentials)?), is_own))
 }
 
 fn shown(found: &Compared, position: Option<Position>, path: &Path) -> String {

@@ -271,6 +271,12 @@ impl<'a> Pages<'a> {
         Ok(Pages { numbers, images, size })
     }
 
+    /// How many there are.
+    #[expect(clippy::len_without_is_empty, reason = "there is at least one")]
+    pub fn len(&self) -> usize {
+        self.numbers.len() / 4
+    }
+
     /// Each page number and its image. Numbers that no database may send (0, the lock-byte page) are errors.
     pub fn iter(&self) -> impl Iterator<Item = Result<(Pgno, &'a [u8])>> + use<'a> {
         let images = self.images.chunks_exact(self.size.bytes());

@@ -1,21 +1,24 @@
 //! The replica's end: one GET whose answer never ends.
 
-use std::io::{self, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
-use std::time::{Duration, Instant};
+use std::io;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
 
 use ureq::config::Config;
-use ureq::http::header::{ACCEPT, CONTENT_TYPE, LOCATION};
-use ureq::http::{HeaderMap, Response, StatusCode};
+use ureq::http::header::{ACCEPT, AUTHORIZATION};
+use ureq::http::{HeaderValue, Response, StatusCode};
 use ureq::{Agent, Body, RequestBuilder, Timeout};
 
 use serde_json::Value as Json;
 
+use super::answer::{STREAM_TYPE, read_head, refusal, text};
+use super::credentials::Credentials;
+use super::stop::{Stop, stopped};
+use super::stream_body::StreamBody;
 use super::url::Url;
 use crate::base::{Error, Kind, Position, Result};
 use crate::format::compression::Compression;
-use crate::format::record::{COMPRESSION_HEADER, PAGE_SIZE_HEADER, VERSION_HEADER};
+use crate::format::record::{COMPRESSION_HEADER, VERSION_HEADER};
 use crate::replica::{Compared, Have, Opened, PageSums, Upstream};
 use crate::sqlite::{guarded, spawn};
 
@@ -25,9 +28,6 @@ const CONNECT: Duration = Duration::from_secs(5);
 const INPUT_BUFFER: usize = 256 << 10;
 /// Room for the request, which is all that is ever sent.
 const OUTPUT_BUFFER: usize = 16 << 10;
-const STREAM_TYPE: &str = "application/octet-stream";
-/// How much of an answer that is not a stream is looked at for what it says.
-const COMPLAINT_LIMIT: usize = 1024;
 /// The longest answer to a comparison, in bytes.
 const ANSWER_LIMIT: u64 = 64 << 10;
 
@@ -40,13 +40,40 @@ pub struct HttpUpstream {
     shown: String,
     silence: Duration,
     compression: Compression,
-    config: Config,
+    credentials: Credentials,
+    warning: Option<String>,
     stop: Arc<Stop>,
 }
 
 impl HttpUpstream {
-    /// The upstream at `url`. One that sends nothing for `silence` counts as dead. It is asked for `compression`.
-    pub fn new(url: Url, silence: Duration, compression: Compression) -> HttpUpstream {
+    /// The upstream at `url`. One that sends nothing for `silence` counts as dead. It is asked for `compression`, and shown
+    /// `credentials`; fails if these cannot be used.
+    pub fn new(
+        url: Url,
+        silence: Duration,
+        compression: Compression,
+        credentials: Credentials,
+    ) -> Result<HttpUpstream> {
+        let shown = url.to_string();
+        let has_token = credentials.check(&url).map_err(|e| e.within(&shown))?;
+        let warning = (has_token && !url.is_encrypted() && !url.is_loopback()).then(|| {
+            "the token and the database go over the network in the clear: whoever is on the way reads both; use https".to_string()
+        });
+        if let Some(warning) = &warning {
+            log::warn!("{shown}: {warning}");
+        }
+        Ok(HttpUpstream { url, shown, silence, compression, credentials, warning, stop: Arc::default() })
+    }
+
+    /// A request for which files with secrets are read as they are now.
+    fn request(&self, have: Have, compression: Compression, stop: &Arc<Stop>) -> Result<Request> {
+        let (url, silence, stop) = (self.url.clone(), self.silence, Arc::clone(stop));
+        let authorization = self.credentials.authorization(&url)?;
+        let agent = Agent::new_with_config(self.config()?);
+        Ok(Request { url, have, silence, compression, authorization, agent, stop })
+    }
+
+    fn config(&self) -> Result<Config> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
@@ -54,15 +81,16 @@ impl HttpUpstream {
             .no_delay(true)
             .timeout_resolve(Some(CONNECT))
             .timeout_connect(Some(CONNECT))
-            .timeout_per_read(Some(silence))
-            .timeout_per_write(Some(silence))
+            .timeout_per_read(Some(self.silence))
+            .timeout_per_write(Some(self.silence))
             .input_buffer_size(INPUT_BUFFER)
             .output_buffer_size(OUTPUT_BUFFER)
             .max_idle_connections(0)
-            .user_agent(concat!("liblitestream/", env!("CARGO_PKG_VERSION")))
-            .build();
-        let shown = url.to_string();
-        HttpUpstream { url, shown, silence, compression, config, stop: Arc::default() }
+            .user_agent(concat!("liblitestream/", env!("CARGO_PKG_VERSION")));
+        Ok(match self.url.is_encrypted() {
+            true => config.tls_config(self.credentials.tls()?).build(),
+            false => config.build(),
+        })
     }
 }
 
@@ -71,28 +99,24 @@ impl Upstream for HttpUpstream {
         &self.shown
     }
 
+    fn warning(&self) -> Option<String> {
+        self.warning.clone()
+    }
+
     /// The request runs on a thread of its own: neither name resolution nor connecting can be interrupted, so that
     /// [`HttpUpstream::shutdown`] leaves them to end by themselves.
     fn open(&self, have: Have) -> Result<Opened> {
         let (result, answer) = mpsc::channel();
-        let agent = Agent::new_with_config(self.config.clone());
-        self.stop.begin(agent.clone(), result.clone()).map_err(|e| e.within(&self.shown))?;
-        let (url, silence, compression) = (self.url.clone(), self.silence, self.compression);
-        let request = Request { url, have, silence, compression, agent, stop: self.stop.clone() };
+        let request = self.request(have, self.compression, &self.stop).map_err(|e| e.within(&self.shown))?;
+        self.stop.begin(request.agent.clone(), result.clone()).map_err(|e| e.within(&self.shown))?;
         let ask = move || drop(result.send(guarded(|| request.run())));
         let opened = spawn("litestream-connect", ask).and_then(|_| answer.recv().unwrap_or_else(|_| Err(stopped())));
         opened.map_err(|e| e.within(&self.shown))
     }
 
     fn compare(&self, have: &PageSums, position: Option<Position>) -> Result<Compared> {
-        let request = Request {
-            url: self.url.clone(),
-            have: Have::Nothing,
-            silence: self.silence,
-            compression: Compression::None,
-            agent: Agent::new_with_config(self.config.clone()),
-            stop: Arc::default(),
-        };
+        let request = self.request(Have::Nothing, Compression::None, &Arc::default());
+        let request = request.map_err(|e| e.within(&self.shown))?;
         request.compare(have, position).map_err(|e| e.within(&self.shown))
     }
 
@@ -105,71 +129,14 @@ impl Upstream for HttpUpstream {
     }
 }
 
-/// Ends what waits for the upstream.
-#[derive(Default)]
-struct Stop {
-    stopped: AtomicBool,
-    current: Mutex<Current>,
-}
-
-/// The one stream that there is, or its beginning.
-#[derive(Default)]
-struct Current {
-    /// Closes the connection, also under a read.
-    agent: Option<Agent>,
-    /// Where [`Upstream::open`] waits for its answer.
-    open: Option<mpsc::Sender<Result<Opened>>>,
-}
-
-impl Stop {
-    /// Ends the stream there was, for one on a connection of `agent`. Until it is opened, `open` hears of a stop.
-    fn begin(&self, agent: Agent, open: mpsc::Sender<Result<Opened>>) -> Result<()> {
-        let mut current = self.lock();
-        if self.is_stopped() {
-            return Err(stopped());
-        }
-        current.end();
-        *current = Current { agent: Some(agent), open: Some(open) };
-        Ok(())
-    }
-
-    fn stop(&self) {
-        let mut current = self.lock();
-        self.stopped.store(true, Ordering::SeqCst);
-        current.end();
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stopped.load(Ordering::SeqCst)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Current> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Current {
-    fn end(&mut self) {
-        if let Some(open) = self.open.take() {
-            // Its receiver is gone if it has got its answer.
-            drop(open.send(Err(stopped())));
-        }
-        if let Some(agent) = self.agent.take() {
-            agent.shutdown();
-        }
-    }
-}
-
-fn stopped() -> Error {
-    Error::new(Kind::Io, "stopped")
-}
-
 /// What one [`Upstream::open`] takes to its thread.
 struct Request {
     url: Url,
     have: Have,
     silence: Duration,
     compression: Compression,
+    /// What shows who asks.
+    authorization: Option<HeaderValue>,
     agent: Agent,
     stop: Arc<Stop>,
 }
@@ -182,7 +149,7 @@ impl Request {
             response = self.ask(&Have::Nothing)?;
         }
         if response.status() != StatusCode::OK {
-            return Err(refusal(response, self.silence));
+            return Err(refusal(response, self.silence, self.authorization.is_some()));
         }
         let (version2, page_size) = read_head(response.headers())?;
         let agreed = text(response.headers(), COMPRESSION_HEADER) == Some(self.compression.name());
@@ -201,7 +168,7 @@ impl Request {
         let sent = self.headed(self.agent.post(&url)).content_type(STREAM_TYPE).send(&have.sums);
         let response = sent.map_err(|error| self.failed(error))?;
         if response.status() != StatusCode::OK {
-            return Err(refusal(response, self.silence));
+            return Err(refusal(response, self.silence, self.authorization.is_some()));
         }
         let body = response.into_body().into_with_config().limit(ANSWER_LIMIT).reader();
         let answer: Json = serde_json::from_reader(body)
@@ -217,7 +184,6 @@ impl Request {
         }
     }
 
-    /// The URL holds the password, so it is never shown.
     fn ask(&self, have: &Have) -> Result<Response<Body>> {
         let url = self.url.stream(have);
         let answer = match have {
@@ -230,7 +196,10 @@ impl Request {
     }
 
     fn headed<B>(&self, request: RequestBuilder<B>) -> RequestBuilder<B> {
-        let request = request.header(VERSION_HEADER, "2").header(ACCEPT, STREAM_TYPE);
+        let mut request = request.header(VERSION_HEADER, "2").header(ACCEPT, STREAM_TYPE);
+        if let Some(authorization) = &self.authorization {
+            request = request.header(AUTHORIZATION, authorization);
+        }
         match self.compression {
             Compression::None => request,
             wanted => request.header(COMPRESSION_HEADER, wanted.name()),
@@ -257,14 +226,13 @@ impl Request {
                 "the connection was closed without an answer".to_string()
             }
             // Only TLS calls data invalid.
-            ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => {
-                format!("TLS failed: {}; is the address one for http://?", super::printable(&error.to_string()))
-            }
+            ureq::Error::Io(error) if error.kind() == io::ErrorKind::InvalidData => tls_failed(&error),
             ureq::Error::Io(error) => super::printable(&error.to_string()),
             ureq::Error::Protocol(error) => {
-                format!("the answer is not HTTP: {}", super::printable(&error.to_string()))
+                let hint = if self.url.is_encrypted() { "" } else { "; is the address one for https://?" };
+                format!("the answer is not HTTP: {}{hint}", super::printable(&error.to_string()))
             }
-            // Only from a URL that our own parser let through; the text would hold the password.
+            // Only from a URL that our own parser let through.
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => "the URL is not one that HTTP can ask for".to_string(),
             error => super::printable(&error.to_string()),
         };
@@ -272,129 +240,33 @@ impl Request {
     }
 }
 
-/// Version and page size, from the head of an answer with status 200.
-fn read_head(headers: &HeaderMap) -> Result<(bool, Option<u32>)> {
-    let kind = text(headers, CONTENT_TYPE.as_str()).unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    if !essence.is_empty() && !essence.eq_ignore_ascii_case(STREAM_TYPE) {
-        return Err(Error::corrupt(format!(
-            "the answer is {}, not a stream; is the address that of a litestream server?",
-            super::printable(essence)
-        )));
-    }
-    let version2 = match text(headers, VERSION_HEADER) {
-        None | Some("1") => false,
-        Some("2") => true,
-        Some(other) => {
-            return Err(Error::corrupt(format!(
-                "the server speaks version '{}' of the stream, expected 1 or 2; is this library older than the server's?",
-                super::printable(other)
-            )));
+/// What is wrong with the TLS of the other end, and what may help.
+fn tls_failed(error: &io::Error) -> String {
+    let said = super::printable(&error.to_string());
+    let advice = match error.get_ref().and_then(|error| error.downcast_ref::<rustls::Error>()) {
+        Some(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer)) => {
+            "give the authority of the server's certificate with the option ca"
         }
+        Some(rustls::Error::InvalidCertificate(_)) if said.contains("CaUsedAsEndEntity") => {
+            "a certificate that is its own authority must not be one for others: openssl makes it with \
+             -addext basicConstraints=critical,CA:FALSE"
+        }
+        Some(rustls::Error::InvalidCertificate(_)) => {
+            "the certificate must be one for the name in the URL, and not be expired"
+        }
+        Some(rustls::Error::AlertReceived(_)) => {
+            "does the server ask for a certificate? Give client_cert and client_key"
+        }
+        _ => "is the address one for http://?",
     };
-    let page_size = match text(headers, PAGE_SIZE_HEADER) {
-        None => None,
-        Some(digits) => Some(digits.parse().map_err(|_| {
-            Error::corrupt(format!("header {PAGE_SIZE_HEADER}: '{}', expected a number", super::printable(digits)))
-        })?),
-    };
-    Ok((version2, page_size))
-}
-
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).map(|value| value.to_str().unwrap_or("?").trim())
-}
-
-/// What a status other than 200 means to the user.
-fn refusal(response: Response<Body>, silence: Duration) -> Error {
-    let status = response.status();
-    let kind = match status {
-        StatusCode::CONFLICT => Kind::Diverged,
-        _ if status.is_client_error() => Kind::Usage,
-        _ => Kind::Io,
-    };
-    let mut message = format!("the server answered {status}");
-    if let Some(target) = text(response.headers(), LOCATION.as_str()).filter(|_| status.is_redirection()) {
-        message += &format!(" to {}; redirects are not followed, use that address", super::printable(target));
-    } else if text(response.headers(), CONTENT_TYPE.as_str()).is_some_and(|t| t.starts_with("text/html")) {
-        message += " with a web page; is the address that of a litestream server?";
-    } else {
-        let complaint = first_line(response.into_body().into_reader(), silence);
-        if !complaint.is_empty() {
-            message += &format!(": {complaint}");
-        }
-    }
-    Error::new(kind, message)
-}
-
-/// The first line of `body`, or what came of it within `patience` and [`COMPLAINT_LIMIT`].
-fn first_line(body: impl Read, patience: Duration) -> String {
-    let started = Instant::now();
-    let mut body = body.take(COMPLAINT_LIMIT as u64);
-    let (mut line, mut chunk) = (Vec::new(), [0; COMPLAINT_LIMIT]);
-    while !line.contains(&b'\n') && started.elapsed() < patience {
-        match body.read(&mut chunk) {
-            Ok(n) if n > 0 => line.extend_from_slice(chunk.get(..n).unwrap_or_default()),
-            _ => break,
-        }
-    }
-    let text = String::from_utf8_lossy(&line);
-    super::printable(text.lines().next().unwrap_or_default().trim())
-}
-
-/// The records, with errors in words.
-struct StreamBody<R> {
-    inner: R,
-    /// Version 1 has no heartbeats: a primary that is not written to sends nothing.
-    silence_is_normal: bool,
-    silence: Duration,
-    stop: Arc<Stop>,
-}
-
-impl<R: Read> Read for StreamBody<R> {
-    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        loop {
-            let result = self.inner.read(out);
-            // A socket shut down under a read can look like the end of the stream.
-            if self.stop.is_stopped() && !matches!(result, Ok(n) if n > 0) {
-                return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "stopped"));
-            }
-            match result {
-                // A read that timed out has taken nothing, so it can be done again.
-                Err(error) if is_timeout(&error) && self.silence_is_normal => continue,
-                Err(error) => return Err(self.in_words(error)),
-                Ok(n) => return Ok(n),
-            }
-        }
-    }
-}
-
-impl<R> StreamBody<R> {
-    fn in_words(&self, error: io::Error) -> io::Error {
-        let kind = error.kind();
-        if is_timeout(&error) {
-            let message = format!("nothing came for {} ms, not even a heartbeat", self.silence.as_millis());
-            return io::Error::new(io::ErrorKind::TimedOut, message);
-        }
-        match kind {
-            io::ErrorKind::UnexpectedEof => {
-                io::Error::new(kind, "the connection was closed in the middle of the stream")
-            }
-            _ => io::Error::new(kind, super::printable(&error.to_string())),
-        }
-    }
-}
-
-fn is_timeout(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<ureq::Error>());
-    matches!(inner, Some(ureq::Error::Timeout(_)))
+    format!("TLS failed: {said}; {advice}")
 }
 
 /// Against upstreams of every sort, over real sockets.
 #[cfg(test)]
 #[allow(clippy::expect_used)]
 mod tests {
-    use std::io::{BufRead, BufReader, Write};
+    use std::io::{BufRead, BufReader, Read, Write};
     use std::net::{TcpListener, TcpStream};
     use std::sync::mpsc::{Receiver, channel};
     use std::thread::{self, JoinHandle};
@@ -465,15 +337,19 @@ mod tests {
         lines.take_while(|line| !line.is_empty()).collect::<Vec<_>>().join("\n")
     }
 
+    fn of(url: Url, silence: Duration, compression: Compression) -> HttpUpstream {
+        HttpUpstream::new(url, silence, compression, Credentials::default()).expect("credentials")
+    }
+
     fn upstream(base: &str, silence: Duration) -> HttpUpstream {
-        HttpUpstream::new(Url::parse(&format!("{base}/app.db")).expect("URL"), silence, Compression::None)
+        of(Url::parse(&format!("{base}/app.db")).expect("URL"), silence, Compression::None)
     }
 
     #[test]
     fn the_request_names_database_position_and_version() {
         let mut peer = Peer::answering(STREAM);
         let url = Url::parse(&peer.base.replace("//", "//ann:s3cret@")).expect("URL");
-        let upstream = HttpUpstream::new(url, HOUR, Compression::None);
+        let upstream = of(url, HOUR, Compression::None);
         assert_eq!(upstream.url(), peer.base);
         let since = Position { generation: Generation(0xa), index: 0xb, offset: 0xc };
         upstream.open(Have::Position(since)).expect("a stream");
@@ -508,7 +384,7 @@ mod tests {
         ] {
             let peer =
                 Peer::answering(STREAM.replace("\r\n\r\n", &format!("\r\n{COMPRESSION_HEADER}: {answered}\r\n\r\n")));
-            let upstream = HttpUpstream::new(Url::parse(&peer.base).expect("URL"), HOUR, wanted);
+            let upstream = of(Url::parse(&peer.base).expect("URL"), HOUR, wanted);
             let opened = upstream.open(Have::Nothing).expect("a stream");
             assert_eq!(opened.compression, expected, "wanted {wanted:?}, answered {answered}");
             let request = peer.requests.recv().expect("a request").to_ascii_lowercase();
@@ -516,7 +392,7 @@ mod tests {
             assert_eq!(asked, wanted == Compression::Lz4, "{request}");
         }
         let silent = Peer::answering(STREAM);
-        let upstream = HttpUpstream::new(Url::parse(&silent.base).expect("URL"), HOUR, Compression::Lz4);
+        let upstream = of(Url::parse(&silent.base).expect("URL"), HOUR, Compression::Lz4);
         assert_eq!(upstream.open(Have::Nothing).expect("a stream").compression, Compression::None);
     }
 
@@ -634,31 +510,6 @@ mod tests {
     }
 
     #[test]
-    fn silence_of_a_server_of_2022_is_waited_out() {
-        struct LateThenDone(u32);
-        impl Read for LateThenDone {
-            fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-                self.0 += 1;
-                match self.0 {
-                    1 | 2 => Err(io::Error::other(ureq::Error::Timeout(Timeout::PerRead))),
-                    3 => io::Cursor::new(b"x").read(out),
-                    _ => Ok(0),
-                }
-            }
-        }
-        let body = |silence_is_normal| StreamBody {
-            inner: LateThenDone(0),
-            silence_is_normal,
-            silence: HOUR,
-            stop: Arc::default(),
-        };
-        let mut text = String::new();
-        body(true).read_to_string(&mut text).expect("patience");
-        assert_eq!(text, "x");
-        assert_eq!(body(false).read_to_string(&mut text).map_err(|e| e.kind()), Err(io::ErrorKind::TimedOut));
-    }
-
-    #[test]
     fn a_shutdown_ends_a_read() {
         // The last one ends with the connection, so that a socket shut down looks like its orderly end.
         for head in [STREAM, "HTTP/1.1 200 OK\r\nlitestream-stream-version: 2\r\n\r\n", "HTTP/1.1 200 OK\r\n\r\n"] {
@@ -690,13 +541,6 @@ mod tests {
         let said = format!("{}/app.db: stopped", peer.base);
         assert_eq!(opener.join().expect("opener").map_err(|e| e.to_string()), Err(said.clone()));
         assert_eq!(upstream.open(Have::Nothing).map(|_| ()).map_err(|e| e.to_string()), Err(said));
-    }
-    #[test]
-    fn a_shutdown_is_heard_by_an_open_that_cannot_be_interrupted() {
-        let (stop, (open, heard)) = (Stop::default(), channel());
-        stop.begin(Agent::new_with_defaults(), open).expect("not stopped");
-        stop.stop();
-        assert_eq!(heard.recv().expect("a word").map(|_| ()), Err(stopped()));
     }
 
     #[test]

@@ -3,21 +3,23 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
+use super::settings::Limits;
 use crate::base::{Error, Result};
 use crate::primary::Primary;
 
 /// The databases served at one address, in the order they came.
-#[derive(Default)]
 pub struct Databases {
     list: Mutex<Vec<Served>>,
+    limits: Limits,
 }
 
 /// One of them. Dropping the sender ends its streams.
 struct Served {
     primary: Arc<Primary>,
     open: watch::Sender<()>,
+    streams: Arc<Semaphore>,
 }
 
 /// Why a request names no database.
@@ -34,7 +36,20 @@ pub enum Missing {
 /// Ends when the database is no longer served.
 pub type Open = watch::Receiver<()>;
 
+/// The right to one stream of a database, until it is dropped.
+pub type Stream = OwnedSemaphorePermit;
+
 impl Databases {
+    /// None yet.
+    pub fn new(limits: Limits) -> Databases {
+        Databases { list: Mutex::default(), limits }
+    }
+
+    /// How much is taken on at this address.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     /// Serves one more.
     pub fn add(&self, primary: Arc<Primary>) -> Result<()> {
         let mut list = self.lock();
@@ -42,7 +57,8 @@ impl Databases {
             let path = primary.path().display();
             return Err(Error::usage(format!("{path} is being served already; call litestream_stop() first")));
         }
-        list.push(Served { primary, open: watch::Sender::default() });
+        let streams = usize::try_from(self.limits.streams).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        list.push(Served { primary, open: watch::Sender::default(), streams: Arc::new(Semaphore::new(streams)) });
         Ok(())
     }
 
@@ -70,6 +86,13 @@ impl Databases {
         let paths = list.iter().map(|served| (served.primary.path(), served.primary.file_name()));
         let served = list.get(choose(paths, name)?).ok_or(Missing::Unknown)?;
         Ok((served.primary.clone(), served.open.subscribe()))
+    }
+
+    /// Begins one more stream of `primary`, or comparison with it. None if there are as many as there may be.
+    pub fn begin_stream(&self, primary: &Primary) -> Option<Stream> {
+        let list = self.lock();
+        let served = list.iter().find(|served| served.primary.path() == primary.path())?;
+        Arc::clone(&served.streams).try_acquire_owned().ok()
     }
 
     /// The name under which `primary` is found: its file name, or its path where another file has the same name.
@@ -100,7 +123,7 @@ fn choose<'a>(
             _ => Err(Missing::Unnamed),
         };
     };
-    if let Some((found, _)) = databases.iter().find(|(_, (path, _))| *path == Path::new(name)) {
+    if let Some((found, _)) = databases.iter().find(|(_, (path, _))| path.as_os_str() == name) {
         return Ok(*found);
     }
     let mut namesakes = databases.iter().filter(|(_, (_, file_name))| *file_name == name);
@@ -132,7 +155,7 @@ mod tests {
         assert_eq!(chosen(&paths, Some("/b/x.db")), Ok(2));
         assert_eq!(chosen(&paths, Some("y.db")), Ok(1));
         assert_eq!(chosen(&paths, Some("x.db")), Err(Missing::Ambiguous));
-        for name in ["", "z.db", "a/y.db", "/a", "/a/../a/y.db", "Y.DB"] {
+        for name in ["", "z.db", "a/y.db", "/a", "/a/../a/y.db", "/a/./y.db", "/a//y.db", "Y.DB"] {
             assert_eq!(chosen(&paths, Some(name)), Err(Missing::Unknown), "{name}");
         }
     }

@@ -2,32 +2,42 @@
 //!
 //! | request | answer |
 //! |---|---|
+//! | `GET /` | a page that tells of all of the process |
+//! | `GET /status.json` | the same as data |
 //! | `GET /healthz` | `ok` |
+//! | `GET /metrics` | all that the process counted, in the text format of Prometheus |
+//! | `GET /snapshot?path=P` | database P as a file |
 //! | `GET /stream?path=P&generation=G&index=I&offset=O` | the records of database P, from that position on |
 //! | `POST /stream?path=P&page_size=S` | the same for a replica that has pages with the checksums in the body |
 //! | `POST /verify?path=P&page_size=S&generation=G&index=I&offset=O` | which of the pages with the checksums in the body are not what they should be at that position, as JSON |
 //! | any other method, and `POST` in version 1 | 405 |
 //! | anything else | 404 |
+//! | more streams or comparisons of a database than there may be | 503, with `Retry-After` |
 //!
 //! Without generation or index the client counts as new. The numbers are hexadecimal, as in a position; the page size is
 //! decimal.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Extension, State};
-use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, X_CONTENT_TYPE_OPTIONS};
+use axum::http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, RETRY_AFTER, X_CONTENT_TYPE_OPTIONS};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri};
 use axum::response::{IntoResponse, Json, Response};
 use axum::routing::{Router, get, post};
 
 use byteorder::{BigEndian, ByteOrder};
-use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
-use super::databases::{Databases, Missing, Open};
+use super::databases::{Databases, Missing, Open, Stream};
+use super::metrics;
+use super::page;
+use super::report::{Reporter, Source};
+use super::snapshot;
 use super::stream::FeedStream;
-use crate::base::{Error, Kind, PageSize, Position};
+use super::upload::{Failed, Upload};
+use crate::base::{Error, Kind, PageSize, Position, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::compression::Compression;
 use crate::format::record::{COMPRESSION_HEADER, PAGE_SIZE_HEADER, VERSION_HEADER};
@@ -36,18 +46,32 @@ use crate::primary::{Ask, Comparison, Primary, Version};
 /// How many pages are named that differ.
 const SHOWN_PAGES: usize = 1000;
 
+/// The longest list of checksums: a database has this many pages at most, and each has one.
+const CHECKSUMS_BYTES: u64 = 8 * 0xffff_fffe;
+
 /// Who asks: address and port of the other end, put into each request by the server.
 #[derive(Clone)]
 pub struct Client(pub String);
 
-/// Every route, over what is served.
-pub fn router(databases: Arc<Databases>) -> Router {
+/// Every route, over what is served here; `source` tells of all of the process.
+pub fn router(databases: Arc<Databases>, source: Source) -> Router {
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }).fallback(wrong_method))
+        .route("/snapshot", get(snapshot::get).head(snapshot::head).fallback(wrong_method))
         .route("/stream", get(stream).post(compare).head(wrong_method).fallback(wrong_method))
         .route("/verify", post(verify).fallback(wrong_method))
         .fallback(|| async { refuse(StatusCode::NOT_FOUND, "Not found") })
         .with_state(databases)
+        .merge(telling(source))
+}
+
+/// What the process tells of itself, whatever is served here.
+fn telling(source: Source) -> Router {
+    Router::new()
+        .route("/", get(page::page).fallback(wrong_method))
+        .route("/metrics", get(metrics::metrics).fallback(wrong_method))
+        .route("/status.json", get(page::status).fallback(wrong_method))
+        .with_state(Arc::new(Reporter::new(source)))
 }
 
 async fn wrong_method() -> impl IntoResponse {
@@ -62,8 +86,9 @@ async fn stream(
 ) -> Result<Response, Refusal> {
     let query = Query::read(&uri)?;
     let ask = query.ask(&headers, client)?;
-    let found = databases.find(query.value("path"))?;
-    answer(found, ask).await
+    let (primary, open) = databases.find(query.value("path"))?;
+    let stream = begin(&databases, &primary)?;
+    answer(primary, open, ask, stream).await
 }
 
 async fn compare(
@@ -78,37 +103,46 @@ async fn compare(
     }
     let query = Query::read(&uri)?;
     let (primary, open) = databases.find(query.value("path"))?;
-    let checksums = read_checksums(&query, &primary, body).await?;
+    let stream = begin(&databases, &primary)?;
+    let checksums = read_checksums(&query, &primary, body, databases.limits().body_timeout).await?;
     let ask = Ask { checksums: Some(checksums), ..query.ask(&headers, client)? };
-    answer((primary, open), ask).await
+    answer(primary, open, ask, stream).await
 }
 
 async fn verify(State(databases): State<Arc<Databases>>, uri: Uri, body: Body) -> Result<Json<Value>, Refusal> {
     let query = Query::read(&uri)?;
     let (primary, _) = databases.find(query.value("path"))?;
+    let _stream = begin(&databases, &primary)?;
     let position = query.position()?;
-    let checksums = read_checksums(&query, &primary, body).await?;
+    let checksums = read_checksums(&query, &primary, body, databases.limits().body_timeout).await?;
     let Comparison { position, pages, differing, newer } =
-        blocking(move || primary.compare(&checksums, position)).await??;
+        blocking(move || primary.compare(&checksums, position).map_err(|error| failed(&primary, &error))).await??;
     let first: Vec<u32> = differing.iter().take(SHOWN_PAGES).map(|pgno| pgno.get()).collect();
     Ok(Json(json!({
         "position": position.to_string(), "pages": pages, "differing": first, "count": differing.len(), "newer": newer
     })))
 }
 
+/// The right to one more stream.
+fn begin(databases: &Databases, primary: &Primary) -> Result<Stream, Refusal> {
+    let full = || refuse(StatusCode::SERVICE_UNAVAILABLE, "Too many streams").for_now();
+    databases.begin_stream(primary).ok_or_else(full)
+}
+
 /// Reads checksums, 8 bytes big-endian each. Of those of pages that the database does not have, only the first is kept.
 async fn read_checksums(
     query: &Query,
     primary: &Arc<Primary>,
-    mut body: Body,
+    body: Body,
+    patience: Duration,
 ) -> Result<Vec<Option<PageChecksum>>, Refusal> {
     query.check_page_size(primary.page_size())?;
     let counted = Arc::clone(primary);
     let most = blocking(move || counted.pages()).await? as usize + 1;
     let (mut checksums, mut part) = (Vec::new(), Vec::new());
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| refuse(StatusCode::BAD_REQUEST, "The body was cut short"))?;
-        part.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+    let mut upload = Upload::new(body, patience, CHECKSUMS_BYTES);
+    while let Some(piece) = upload.next().await? {
+        part.extend_from_slice(&piece);
         let whole = part.len() / 8 * 8;
         let more = part.drain(..whole).collect::<Vec<u8>>();
         let more = more.chunks_exact(8).map(|bytes| PageChecksum::from_u64(BigEndian::read_u64(bytes)));
@@ -120,12 +154,12 @@ async fn read_checksums(
     }
 }
 
-async fn answer((primary, open): (Arc<Primary>, Open), ask: Ask) -> Result<Response, Refusal> {
+async fn answer(primary: Arc<Primary>, open: Open, ask: Ask, stream: Stream) -> Result<Response, Refusal> {
     let (version, compression, client) = (ask.version, ask.compression, ask.client.clone());
     let (page_size, heartbeat) = (primary.page_size(), primary.heartbeat());
-    let feed = blocking(move || primary.open_feed(ask)).await??;
+    let feed = blocking(move || primary.open_feed(ask).map_err(|error| failed(&primary, &error))).await??;
 
-    let mut response = Response::new(Body::from_stream(FeedStream::new(feed, open, heartbeat, client)));
+    let mut response = Response::new(Body::from_stream(FeedStream::new(feed, open, stream, heartbeat, client)));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -142,7 +176,7 @@ async fn answer((primary, open): (Arc<Primary>, Open), ask: Ask) -> Result<Respo
 }
 
 /// Runs what may have to wait for a lock or a file.
-async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
+pub(super) async fn blocking<T: Send + 'static>(task: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
     let done = tokio::task::spawn_blocking(task).await;
     done.map_err(|_| refuse(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))
 }
@@ -167,17 +201,17 @@ fn compression_of(headers: &HeaderMap) -> Compression {
 }
 
 /// The query of a request.
-struct Query(Vec<(String, String)>);
+pub(super) struct Query(Vec<(String, String)>);
 
 impl Query {
-    fn read(uri: &Uri) -> Result<Query, Refusal> {
+    pub fn read(uri: &Uri) -> Result<Query, Refusal> {
         axum::extract::Query::try_from_uri(uri)
             .map(|axum::extract::Query(pairs)| Query(pairs))
             .map_err(|_| refuse(StatusCode::BAD_REQUEST, "Invalid query"))
     }
 
     /// A parameter that is not empty.
-    fn value(&self, name: &str) -> Option<&str> {
+    pub fn value(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(n, v)| n == name && !v.is_empty()).map(|(_, v)| v.as_str())
     }
 
@@ -233,13 +267,22 @@ fn hexadecimal(text: &str) -> Option<u64> {
 
 /// An answer that is not a stream: one line of text.
 #[derive(Debug, PartialEq, Eq)]
-struct Refusal {
+pub(super) struct Refusal {
     status: StatusCode,
     text: String,
+    /// Whether the same may be answered soon.
+    asks_for_patience: bool,
 }
 
-fn refuse(status: StatusCode, text: impl Into<String>) -> Refusal {
-    Refusal { status, text: text.into() }
+pub(super) fn refuse(status: StatusCode, text: impl Into<String>) -> Refusal {
+    Refusal { status, text: text.into(), asks_for_patience: false }
+}
+
+impl Refusal {
+    /// The same, said to end soon.
+    pub(super) fn for_now(self) -> Refusal {
+        Refusal { asks_for_patience: true, ..self }
+    }
 }
 
 impl From<Missing> for Refusal {
@@ -254,22 +297,35 @@ impl From<Missing> for Refusal {
     }
 }
 
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Refusal {
-        let status = match error.kind() {
-            Kind::Usage => StatusCode::BAD_REQUEST,
-            Kind::Diverged => StatusCode::CONFLICT,
-            Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            _ => StatusCode::SERVICE_UNAVAILABLE,
-        };
-        refuse(status, super::printable(&error.to_string()))
+impl From<Failed> for Refusal {
+    fn from(failed: Failed) -> Refusal {
+        match failed {
+            Failed::Cut => refuse(StatusCode::BAD_REQUEST, "The body was cut short"),
+            Failed::Slow => refuse(StatusCode::REQUEST_TIMEOUT, "The body comes too slowly"),
+            Failed::Long => refuse(StatusCode::PAYLOAD_TOO_LARGE, "The body is longer than that of any database"),
+        }
     }
+}
+
+/// What a client is told of an error of `primary`: nothing of where its files are.
+pub(super) fn failed(primary: &Primary, error: &Error) -> Refusal {
+    let status = match error.kind() {
+        Kind::Usage => StatusCode::BAD_REQUEST,
+        Kind::Diverged => StatusCode::CONFLICT,
+        Kind::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+        _ => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    refuse(status, super::printable(&primary.told_to_others(error)))
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         let nosniff = [(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))];
-        (self.status, nosniff, self.text + "\n").into_response()
+        let mut response = (self.status, nosniff, self.text + "\n").into_response();
+        if self.asks_for_patience {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(limits::RETRY_AFTER.as_secs()));
+        }
+        response
     }
 }
 

@@ -1,43 +1,28 @@
 //! The primary's end: one listening address, one thread, all connections on its event loop.
 
-use std::error::Error as _;
 use std::io;
 use std::net::SocketAddr;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use hyper::Request;
-use hyper::body::Incoming;
-use hyper::server::conn::http1;
-use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::timeout;
 
 use super::databases::Databases;
-use super::routes::{self, Client};
-use super::write_timeout::WriteTimeout;
-use super::{address, url};
+use super::door::Door;
+use super::report::Source;
+use super::settings::Settings;
+use super::{address, connection, routes, url};
 use crate::base::{Error, Result};
 use crate::primary::Primary;
 use crate::sqlite::spawn;
 
-/// How long a connection may take to send the head of its request, or may do nothing between two.
-const HEAD: Duration = Duration::from_secs(10);
-/// How long a silent connection stays unprobed, and the pause between probes.
-const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
-/// Bytes that the kernel takes of a stream before it has sent those before them.
-#[cfg(any(target_os = "android", target_os = "linux"))]
-const UNSENT: u32 = 128 << 10;
 /// How long the end of a stream may take to reach a client when the server stops.
 const GRACE: Duration = Duration::from_millis(200);
 /// Pause after the system refused to accept a connection, such as for want of file descriptors.
@@ -48,16 +33,18 @@ const READERS: usize = 4;
 /// One address at which databases are served. Dropping it stops it.
 pub struct Server {
     address: SocketAddr,
-    write_timeout: Duration,
+    door: Arc<Door>,
     databases: Arc<Databases>,
     stop: watch::Sender<()>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Server {
-    /// Listens at `host:port`. Port 0 has one picked; no host is the loopback interface. A client that takes nothing of
-    /// what is sent to it for `write_timeout` is dropped.
-    pub fn bind(addr: &str, write_timeout: Duration) -> Result<Server> {
+    /// Listens at `host:port`. Port 0 has one picked; no host is the loopback interface. Any other interface is refused if
+    /// `settings` ask nothing of clients and do not say that this is meant. `source` says what all of the process does, for who asks.
+    pub fn bind(addr: &str, settings: Settings, source: Source) -> Result<Server> {
+        let door = Arc::new(Door::new(settings)?);
+        door.check_addresses(&address::resolve(addr)?)?;
         let listener = address::bind(addr)?;
         let failed =
             |error: io::Error| Error::io(format_args!("cannot listen on '{}'", super::printable(addr)), &error);
@@ -74,14 +61,20 @@ impl Server {
             TcpListener::from_std(listener).map_err(failed)?
         };
 
-        let databases = Arc::<Databases>::default();
-        let router = routes::router(databases.clone());
+        if let Some(warning) = door.warning(address) {
+            log::warn!("{address}: {warning}");
+        }
+        let databases = Arc::new(Databases::new(*door.limits()));
+        let router = routes::router(databases.clone(), source);
         let (stop, stopping) = watch::channel(());
-        let thread = spawn("litestream-http", move || {
-            runtime.block_on(serve(listener, router, write_timeout, stopping));
-            runtime.shutdown_timeout(GRACE);
+        let thread = spawn("litestream-http", {
+            let door = Arc::clone(&door);
+            move || {
+                runtime.block_on(serve(listener, router, &door, stopping));
+                runtime.shutdown_timeout(GRACE);
+            }
         })?;
-        Ok(Server { address, write_timeout, databases, stop, thread: Mutex::new(Some(thread)) })
+        Ok(Server { address, door, databases, stop, thread: Mutex::new(Some(thread)) })
     }
 
     /// Where it listens, with the port that was picked.
@@ -89,9 +82,14 @@ impl Server {
         self.address
     }
 
-    /// How long a client may take nothing of what is sent to it.
-    pub fn write_timeout(&self) -> Duration {
-        self.write_timeout
+    /// What is dangerous about serving there, if anything is.
+    pub fn warning(&self) -> Option<&'static str> {
+        self.door.warning(self.address)
+    }
+
+    /// How it is served.
+    pub fn settings(&self) -> &Settings {
+        self.door.settings()
     }
 
     /// Whether `addr`, in the forms that [`Server::bind`] takes, is where this server listens. Port 0 never is.
@@ -114,9 +112,18 @@ impl Server {
         self.databases.all()
     }
 
+    /// The URL of the address itself.
+    pub fn url(&self) -> String {
+        url::of_served(self.scheme(), self.address, "")
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.door.tls().is_some() { "https" } else { "http" }
+    }
+
     /// What a replica follows to get `primary`. With the absolute path if another file served here has the same name.
     pub fn url_of(&self, primary: &Primary) -> String {
-        url::of_served(self.address, &self.databases.name_of(primary))
+        url::of_served(self.scheme(), self.address, &self.databases.name_of(primary))
     }
 
     /// Ends all streams, closes the address and waits for the thread. Takes up to some 400 ms if clients do not listen.
@@ -136,7 +143,7 @@ impl Drop for Server {
     }
 }
 
-async fn serve(listener: TcpListener, router: Router, write_timeout: Duration, mut stopping: watch::Receiver<()>) {
+async fn serve(listener: TcpListener, router: Router, door: &Arc<Door>, mut stopping: watch::Receiver<()>) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -144,7 +151,9 @@ async fn serve(listener: TcpListener, router: Router, write_timeout: Duration, m
             Some(ended) = connections.join_next() => report(ended),
             accepted = listener.accept() => match accepted {
                 Ok((socket, client)) => {
-                    connections.spawn(converse(socket, client, router.clone(), write_timeout, stopping.clone()));
+                    if let Some(conversation) = connection::take_on(socket, client, door, &router, &stopping) {
+                        connections.spawn(conversation);
+                    }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
@@ -160,68 +169,6 @@ async fn serve(listener: TcpListener, router: Router, write_timeout: Duration, m
     let all_ended = async { while connections.join_next().await.is_some() {} };
     // What has not ended by then ends with the event loop.
     drop(timeout(GRACE, all_ended).await);
-}
-
-/// Answers the requests of one connection.
-async fn converse(
-    socket: TcpStream,
-    client: SocketAddr,
-    router: Router,
-    write_timeout: Duration,
-    mut stopping: watch::Receiver<()>,
-) {
-    if let Err(error) = tune(&socket, write_timeout) {
-        log::debug!("connection of {client}: {error}");
-    }
-    let client = Client(client.to_string());
-    let name = client.0.clone();
-    let router = TowerToHyperService::new(router);
-    let service = service_fn(move |mut request: Request<Incoming>| {
-        request.extensions_mut().insert(client.clone());
-        router.call(request)
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
-        .serve_connection(TokioIo::new(WriteTimeout::new(socket, write_timeout)), service);
-    let mut connection = pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        _ = stopping.changed() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
-        }
-    };
-    match ended {
-        Ok(()) => {}
-        Err(error) if is_timeout(&error) => {
-            let waited = write_timeout.as_millis();
-            log::warn!("the connection of {name} was dropped: it took nothing of what was sent to it for {waited} ms");
-        }
-        Err(error) => log::debug!("connection of {name} ended: {error}"),
-    }
-}
-
-/// Whether a connection ended because its client takes nothing, as [`WriteTimeout`] or the kernel found.
-fn is_timeout(error: &hyper::Error) -> bool {
-    let cause = error.source().and_then(|cause| cause.downcast_ref::<io::Error>());
-    cause.is_some_and(|cause| cause.kind() == io::ErrorKind::TimedOut)
-}
-
-/// Commits leave at once, and a client that vanished is noticed.
-fn tune(socket: &TcpStream, write_timeout: Duration) -> io::Result<()> {
-    socket.set_nodelay(true)?;
-    let socket = SockRef::from(socket);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE.0).with_interval(KEEPALIVE.1))?;
-    // By default the kernel takes megabytes, and a third of them must be gone before it takes more: that may be more than
-    // a slow client reads within its time.
-    #[cfg(any(target_os = "android", target_os = "linux"))]
-    socket.set_tcp_notsent_lowat(UNSENT)?;
-    // By default the kernel sends again for a quarter of an hour to a client that does not answer, and meanwhile takes
-    // what is written to it. The option is a number of milliseconds in an int.
-    #[cfg(any(target_os = "android", target_os = "linux"))]
-    socket.set_tcp_user_timeout(Some(write_timeout.min(Duration::from_millis(i32::MAX as u64))))?;
-    Ok(())
 }
 
 fn report(ended: std::result::Result<(), JoinError>) {

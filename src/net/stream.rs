@@ -15,7 +15,7 @@ use futures_core::Stream;
 use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::{Instant, sleep_until};
 
-use super::databases::Open;
+use super::databases::{Open, Stream as StreamPermit};
 use crate::base::Result;
 use crate::primary::{Feed, Step};
 
@@ -27,6 +27,8 @@ pub struct FeedStream {
     /// When the client expects to hear from us at the latest.
     due: Instant,
     client: String,
+    /// Counts until the stream is over.
+    _permit: StreamPermit,
 }
 
 enum State {
@@ -45,8 +47,9 @@ enum Woken {
 
 impl FeedStream {
     /// Streams `feed` to `client` for as long as its database is `open`.
-    pub fn new(feed: Feed, open: Open, heartbeat: Duration, client: String) -> FeedStream {
-        FeedStream { state: State::Ready(feed), open, heartbeat, due: Instant::now() + heartbeat, client }
+    pub fn new(feed: Feed, open: Open, permit: StreamPermit, heartbeat: Duration, client: String) -> FeedStream {
+        let due = Instant::now() + heartbeat;
+        FeedStream { state: State::Ready(feed), open, heartbeat, due, client, _permit: permit }
     }
 
     /// What to do about `step`; bytes if it has some.

@@ -8,26 +8,37 @@
 //! | `http://host:9090//app.db` | `/app.db`, an absolute path of one segment |
 //! | `http://host:9090/?path=anything` | `anything`, as it stands |
 //!
-//! Names are percent-encoded where URLs need it. The scheme is `http` or `https`; the port may be left out (80 and 443).
+//! Names are percent-encoded where URLs need it. The scheme is `http` or `https`; the port may be left out (80 and 443). What
+//! stands before an `@` is for the server, and never shown: `token@host`, or `user:password@host`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::percent;
+use super::token::Token;
 use crate::base::{Error, PageSize, Position, Result};
 use crate::replica::{Have, PageSums};
 
 const EXAMPLE: &str = "http://127.0.0.1:9090/app.db";
 
 /// Where a replica gets its data from.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct Url {
     scheme: &'static str,
-    /// `user:password@`, or nothing. Sent to the upstream, never shown.
-    login: String,
+    /// Sent to the upstream, never shown.
+    login: Option<Login>,
     /// `host:port`
     place: String,
     database: Option<String>,
+}
+
+/// What a URL says of who asks.
+#[derive(Clone)]
+pub enum Login {
+    /// A token alone.
+    Token(Token),
+    /// `user:password`, percent-decoded.
+    Password(String),
 }
 
 impl Url {
@@ -39,6 +50,16 @@ impl Url {
     /// `scheme://host:port`
     pub fn base(&self) -> String {
         format!("{}://{}", self.scheme, self.place)
+    }
+
+    /// Whether what goes there is encrypted.
+    pub fn is_encrypted(&self) -> bool {
+        self.scheme == "https"
+    }
+
+    /// Who asks, if the URL says so.
+    pub fn login(&self) -> Option<&Login> {
+        self.login.as_ref()
     }
 
     /// Whether the server is on this machine, as far as its address says: 127.0.0.0/8, ::1 or localhost.
@@ -55,7 +76,7 @@ impl Url {
         self.database.as_deref()
     }
 
-    /// The stream, for a replica that has this. Holds the password, if there is one.
+    /// The stream, for a replica that has this.
     pub(super) fn stream(&self, have: &Have) -> String {
         match have {
             Have::Nothing => self.request("stream", None, None),
@@ -64,13 +85,13 @@ impl Url {
         }
     }
 
-    /// The comparison of pages of this size, of a replica at a position. Holds the password, if there is one.
+    /// The comparison of pages of this size, of a replica at a position.
     pub(super) fn verify(&self, page_size: PageSize, position: Option<&Position>) -> String {
         self.request("verify", Some(page_size), position)
     }
 
     fn request(&self, what: &str, page_size: Option<PageSize>, position: Option<&Position>) -> String {
-        let Url { scheme, login, place, database } = self;
+        let database = &self.database;
         let path = database.as_ref().map(|database| format!("path={}", percent::encode(database)));
         let page_size = page_size.map(|size| format!("page_size={}", size.get()));
         let position = position.map(|Position { generation, index, offset }| {
@@ -78,7 +99,7 @@ impl Url {
         });
         let parameters: Vec<String> = path.into_iter().chain(page_size).chain(position).collect();
         let mark = if parameters.is_empty() { "" } else { "?" };
-        format!("{scheme}://{login}{place}/{what}{mark}{}", parameters.join("&"))
+        format!("{}/{what}{mark}{}", self.base(), parameters.join("&"))
     }
 }
 
@@ -97,7 +118,7 @@ impl fmt::Debug for Url {
 
 /// The URL under which `database` (a file name or an absolute path) is served at `address`. An address that stands
 /// for every interface is shown as the loopback one, where a client on this machine reaches it.
-pub fn of_served(address: SocketAddr, database: &str) -> String {
+pub fn of_served(scheme: &str, address: SocketAddr, database: &str) -> String {
     let mut address = address;
     if address.ip().is_unspecified() {
         address.set_ip(match address {
@@ -105,7 +126,7 @@ pub fn of_served(address: SocketAddr, database: &str) -> String {
             SocketAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
         });
     }
-    join(&format!("http://{address}"), Some(database))
+    join(&format!("{scheme}://{address}"), Some(database))
 }
 
 /// The form that [`Url::parse`] takes apart again: a path where that leads back, or else a query.
@@ -142,12 +163,18 @@ fn read(text: &str) -> Result<Url> {
     })
 }
 
-fn read_login(login: &str) -> Result<String> {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:@".contains(&b);
-    if login.bytes().all(plain) && login.matches('@').count() <= 1 {
-        return Ok(login.to_string());
+fn read_login(login: &str) -> Result<Option<Login>> {
+    let Some(login) = login.strip_suffix('@') else { return Ok(None) };
+    let wrong = |what: &str| Error::usage(format!("{what} before the @; there goes a token, or user:password"));
+    if !login.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~%!$&'()*+,;=:".contains(&b)) {
+        return Err(wrong("characters that must be percent-encoded"));
     }
-    Err(Error::usage("the user name or password holds characters that must be percent-encoded"))
+    let decoded = percent::decode(login).map_err(|_| wrong("wrong percent-encoding"))?;
+    match login.contains(':') {
+        // A colon that is encoded belongs to the token.
+        false => Token::new(&decoded).map(|token| Some(Login::Token(token))).map_err(|_| wrong("no token")),
+        true => Ok(Some(Login::Password(decoded))),
+    }
 }
 
 /// `host:port` with the port filled in.
@@ -328,10 +355,38 @@ mod tests {
     #[test]
     fn a_password_is_sent_but_never_shown() -> Result<()> {
         let url = Url::parse("http://ann:s3cret@h:9090/app.db")?;
-        assert_eq!(url.stream(&Have::Nothing), "http://ann:s3cret@h:9090/stream?path=app.db");
+        assert!(matches!(url.login(), Some(Login::Password(login)) if login == "ann:s3cret"));
+        assert_eq!(url.stream(&Have::Nothing), "http://h:9090/stream?path=app.db");
         assert_eq!(format!("{url} {url:?}"), "http://h:9090/app.db Url(http://h:9090/app.db)");
-        let error = Url::parse("http://ann:s3cret@h:x/app.db").map_err(|e| e.to_string());
-        assert!(matches!(&error, Err(said) if !said.contains("s3cret") && !said.contains("ann")), "{error:?}");
+        for wrong in [
+            "http://ann:s3cret@h:x/app.db",
+            "http://s3cret@",
+            "http://s3cret%@h",
+            "http://s3cr%65t%0a@h/",
+            "http://s3cret @h",
+        ] {
+            let error = Url::parse(wrong).map_err(|e| e.to_string());
+            assert!(
+                matches!(&error, Err(said) if !said.contains("s3cr") && !said.contains("ann")),
+                "{wrong}: {error:?}"
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_stands_before_the_at_sign_is_a_token_or_a_login() -> Result<()> {
+        let login = |text: &str| Url::parse(text).map(|url| url.login().cloned());
+        assert!(login("http://h")?.is_none());
+        for (text, expected) in [("t0ken", "t0ken"), ("a%3Ab", "a:b"), ("p%40ss", "p@ss")] {
+            let found = login(&format!("https://{text}@h/app.db"))?;
+            assert!(matches!(&found, Some(Login::Token(token)) if token.secret() == expected), "{text}");
+        }
+        for (text, expected) in [("ann:p%40ss", "ann:p@ss"), (":t0ken", ":t0ken"), ("a:b:c", "a:b:c")] {
+            let found = login(&format!("https://{text}@h/app.db"))?;
+            assert!(matches!(&found, Some(Login::Password(login)) if login == expected), "{text}");
+        }
+        assert!(login("http://@h").is_err(), "an empty token");
         Ok(())
     }
 
@@ -354,7 +409,8 @@ mod tests {
     #[test]
     fn what_a_server_returns_leads_back_to_its_database() -> Result<()> {
         let address = SocketAddr::from(([127, 0, 0, 1], 9090));
-        assert_eq!(of_served(address, "app.db"), EXAMPLE);
+        assert_eq!(of_served("http", address, "app.db"), EXAMPLE);
+        assert_eq!(of_served("https", address, "app.db"), EXAMPLE.replace("http", "https"));
         for name in [
             "app.db",
             "my app%.db",
@@ -368,7 +424,7 @@ mod tests {
             "///",
             "/",
         ] {
-            let url = of_served(address, name);
+            let url = of_served("http", address, name);
             assert!(url.is_ascii(), "{url}");
             assert_eq!(database(&url), Ok(Some(name.to_string())), "{url}");
             assert_eq!(Url::parse(&url)?.to_string(), url);
@@ -378,8 +434,8 @@ mod tests {
 
     #[test]
     fn an_address_of_every_interface_is_shown_as_loopback() {
-        assert_eq!(of_served(SocketAddr::from(([0, 0, 0, 0], 80)), "a"), "http://127.0.0.1:80/a");
-        assert_eq!(of_served(SocketAddr::from(([0u16; 8], 80)), "a"), "http://[::1]:80/a");
-        assert_eq!(of_served(SocketAddr::from(([10, 0, 0, 7], 80)), "a"), "http://10.0.0.7:80/a");
+        assert_eq!(of_served("http", SocketAddr::from(([0, 0, 0, 0], 80)), "a"), "http://127.0.0.1:80/a");
+        assert_eq!(of_served("http", SocketAddr::from(([0u16; 8], 80)), "a"), "http://[::1]:80/a");
+        assert_eq!(of_served("http", SocketAddr::from(([10, 0, 0, 7], 80)), "a"), "http://10.0.0.7:80/a");
     }
 }

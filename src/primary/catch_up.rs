@@ -13,7 +13,7 @@ use bytes::Bytes;
 use super::Primary;
 use super::core::Core;
 use super::pages::Places;
-use crate::base::{Error, Kind, Lsn, PageSize, Pgno, Position, Result, limits};
+use crate::base::{Error, Headway, Kind, Lsn, PageSize, Pgno, Position, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::record::{Begin, most_pages};
 
@@ -44,6 +44,8 @@ pub(super) struct CatchUp {
     round_began: Lsn,
     rounds: u32,
     begun: bool,
+    /// How many pages there are to send, at most, and how many of them were.
+    headway: Headway,
 }
 
 /// One step of it.
@@ -59,7 +61,12 @@ pub(super) struct Chunk {
 impl CatchUp {
     /// With pages that the replica `lacks`.
     pub fn new(lacks: Lacks) -> CatchUp {
-        CatchUp { lacks, next: None, round_began: Lsn::ZERO, rounds: 0, begun: false }
+        CatchUp { lacks, next: None, round_began: Lsn::ZERO, rounds: 0, begun: false, headway: Headway::begin(0) }
+    }
+
+    /// How far it has come.
+    pub fn headway(&self) -> Headway {
+        self.headway
     }
 
     /// The next chunk; it may be empty.
@@ -72,6 +79,7 @@ impl CatchUp {
         let mut records = VecDeque::new();
         if !self.begun {
             self.begun = true;
+            self.headway = Headway::begin(self.pages_due(core));
             records.push_back(self.begin_record(core));
         }
         let size = core.page_size();
@@ -92,6 +100,10 @@ impl CatchUp {
         };
         let chunk = self.next_due(core, places, from)?;
         push_pages(core, places, &chunk, &mut records)?;
+        self.headway.done = match (&self.lacks, self.next) {
+            (Lacks::Other(_), Some(next)) => next.slot() as u64,
+            _ => self.headway.done + chunk.len() as u64,
+        };
         Ok(Chunk { records, pages: chunk.len() as u64, done: None })
     }
 
@@ -141,14 +153,17 @@ impl CatchUp {
         (chunks * limits::CHUNK_BYTES).min(LAST_ROUND_BYTES) / size.bytes()
     }
 
-    fn begin_record(&self, core: &Core) -> Bytes {
-        let pages = match &self.lacks {
+    fn pages_due(&self, core: &Core) -> u64 {
+        match &self.lacks {
             Lacks::ChangedSince(lsn) => core.map.changed_since(Some(*lsn), Pgno::ONE).count() as u64,
             _ => u64::from(core.map.pages()),
-        };
+        }
+    }
+
+    fn begin_record(&self, core: &Core) -> Bytes {
         let everything = matches!(self.lacks, Lacks::Everything);
         let mut out = Vec::new();
-        Begin { page_size: core.page_size(), everything, pages }.encode(core.position(), &mut out);
+        Begin { page_size: core.page_size(), everything, pages: self.headway.due }.encode(core.position(), &mut out);
         Bytes::from(out)
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -39,6 +40,8 @@ pub(super) struct Entry {
     pub reached: Position,
     /// The same as an LSN.
     pub lsn: Lsn,
+    /// When it was seen.
+    pub at: Instant,
 }
 
 /// What the log has for a reader.
@@ -116,6 +119,14 @@ impl CommitLog {
         (inner.end() == n).then_some(inner.reached)
     }
 
+    /// Since when entry number `n` is there to be read; none if it is not there yet. For one that is gone, the oldest that is kept
+    /// says since when at least.
+    pub fn waiting_since(&self, n: u64) -> Option<Instant> {
+        let inner = self.lock();
+        let i = usize::try_from(n.saturating_sub(inner.first)).unwrap_or(usize::MAX);
+        inner.entries.get(i).map(|(entry, _)| entry.at)
+    }
+
     /// Tells of every change of [`CommitLog::end`].
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.end.subscribe()
@@ -163,7 +174,7 @@ mod tests {
         let reached = Position { generation: Generation(1), index: 0, offset: u64::from(frame) };
         let lsn = Lsn::new(0, FrameNo(frame));
         let records = records.map(Bytes::from_static);
-        Entry { records, compressed: Arc::default(), pages: 1, commits: 1, reached, lsn }
+        Entry { records, compressed: Arc::default(), pages: 1, commits: 1, reached, lsn, at: Instant::now() }
     }
 
     #[test]
@@ -175,6 +186,8 @@ mod tests {
         assert!(matches!(log.get(0), Got::Gone));
         assert!(matches!(log.get(1), Got::Entry(e) if e.lsn == Lsn::new(0, FrameNo(2))));
         assert!(matches!(log.get(3), Got::NotYet));
+        assert!(log.waiting_since(0).is_some() && log.waiting_since(0) == log.waiting_since(1));
+        assert!(log.waiting_since(1) < log.waiting_since(2) && log.waiting_since(3).is_none());
         assert_eq!(log.position_at(3).map(|p| p.offset), Some(3));
         assert_eq!(log.position_at(2), None);
     }

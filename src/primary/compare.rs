@@ -34,14 +34,19 @@ impl Primary {
     }
 
     /// Calls `then` when the checksum of every page is known.
-    fn with_all_read<T>(&self, then: impl FnOnce(&Core) -> T) -> Result<T> {
+    fn with_all_read<T>(&self, then: impl Fn(&Core) -> T) -> Result<T> {
         loop {
-            let mut core = self.lock_core();
-            core.reading(|core, news| self.publish(core, &news), |core, places| core.read_unread(places, AT_ONCE))?;
-            if core.map.unread() == 0 {
-                return Ok(then(&core));
+            if let Some(done) = self.with_more_read(&then)? {
+                return Ok(done);
             }
         }
+    }
+
+    /// Reads some pages whose checksum is not known, and calls `then` if there are none left.
+    pub(super) fn with_more_read<T>(&self, then: impl Fn(&Core) -> T) -> Result<Option<T>> {
+        let mut core = self.lock_core();
+        core.reading(|core, news| self.publish(core, &news), |core, places| core.read_unread(places, AT_ONCE))?;
+        Ok((core.map.unread() == 0).then(|| then(&core)))
     }
 }
 

@@ -55,6 +55,8 @@ pub(super) struct Core {
     pub map: PageMap,
     /// Changes after this are in the map. What a replica at an earlier position has is not known.
     pub(super) floor: Lsn,
+    /// How many pages were found to have changed without a commit.
+    pub(super) unexplained: u64,
     /// For a database that is a replica itself: its upstream's clock when the position was reached, in ms since 1970.
     pub(super) origin_time: Option<i64>,
 }
@@ -105,6 +107,7 @@ impl Core {
             seen: Seen { mark, pages, change: header.change },
             map: PageMap::new(0, page_size),
             floor: Lsn::ZERO,
+            unexplained: 0,
             origin_time: None,
             watcher,
             watch,
@@ -240,6 +243,11 @@ impl Core {
     /// Whether others are kept from restarting the WAL although all of it is in the database.
     pub fn holds_others_up(&self, state: &State) -> bool {
         state.is_backfilled() && !self.watch.allows_restart()
+    }
+
+    /// Size of the database file in bytes.
+    pub fn db_bytes(&self) -> u64 {
+        self.reader.database().and_then(|file| file.size()).unwrap_or(0)
     }
 
     /// Size of the WAL file in bytes.

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -9,6 +10,7 @@ use tokio::sync::watch;
 use super::Primary;
 use super::catch_up::{CatchUp, Lacks};
 use super::commit_log::{CommitLog, Entry, Got};
+use super::counters::Sending;
 use super::feed2022::Resend;
 use super::replicas::Replica;
 use crate::base::{Error, Generation, Kind, Lsn, Position, Result};
@@ -65,6 +67,8 @@ pub struct Feed {
     /// Pieces of a catch-up, not compressed yet.
     queue: VecDeque<Bytes>,
     mode: Mode,
+    /// What is being sent: what the queue was filled with, until an entry of the log is.
+    sending: Sending,
     /// Whether the next step compresses an entry of the log, if nobody else has by then.
     compresses_entry: bool,
     /// How many generations the upstream of a relay had had when this began.
@@ -88,6 +92,8 @@ impl Primary {
         }
         let generations = self.generations();
         let replica = self.replicas.add(ask.client.clone(), version);
+        let is_new = ask.checksums.is_none() && ask.generation.is_none();
+        let sending = if is_new { Sending::Snapshot } else { Sending::CatchUp };
         let mode = match (ask.version, ask.checksums.take()) {
             (Version::V2022, _) => Mode::Resend(Box::new(Resend::new(ask.generation, ask.index))),
             (Version::V2, Some(checksums)) => Mode::CatchUp(CatchUp::new(Lacks::Other(checksums))),
@@ -98,6 +104,7 @@ impl Primary {
             Version::V2022 => (&self.raw_log, Compression::None),
         };
         let changed = log.subscribe();
+        self.counters.connections.fetch_add(1, Relaxed);
         Ok(Feed {
             primary: Arc::clone(self),
             replica,
@@ -106,6 +113,7 @@ impl Primary {
             changed,
             queue: VecDeque::new(),
             mode,
+            sending,
             compresses_entry: false,
             generations,
         })
@@ -168,7 +176,8 @@ impl Feed {
         let position = self.log().position_at(next).filter(|_| self.version == Version::V2)?;
         let mut out = Vec::new();
         record::heartbeat(position, self.primary.equal_at(), &mut out);
-        self.replica.sent(0, 0, out.len());
+        self.sending = Sending::Live;
+        self.count(0, 0, out.len());
         Some(Bytes::from(out))
     }
 
@@ -186,15 +195,16 @@ impl Feed {
             Mode::Ended => return Ok(Step::End),
             Mode::CatchUp(catch_up) => {
                 let chunk = catch_up.step(&self.primary)?;
-                self.replica.sent(0, chunk.pages, 0);
+                self.replica.set_headway(catch_up.headway());
                 self.queue = chunk.records;
+                self.count(0, chunk.pages, 0);
                 if let Some((next, position, lsn)) = chunk.done {
                     self.go_live(next, position, lsn);
                 }
             }
             Mode::Resend(resend) => {
                 let (bytes, done) = resend.step(&self.primary)?;
-                self.replica.sent(0, 0, bytes.len());
+                self.count(0, 0, bytes.len());
                 if let Some((next, position, lsn)) = done {
                     self.go_live(next, position, lsn);
                 }
@@ -222,7 +232,7 @@ impl Feed {
         {
             bytes = Bytes::from(compressed);
         }
-        self.replica.sent(0, 0, bytes.len());
+        self.count(0, 0, bytes.len());
         Some(Step::Send(bytes))
     }
 
@@ -242,14 +252,16 @@ impl Feed {
             self.log().count_again(n);
         }
         self.mode = Mode::Live(n + 1, entry.lsn);
-        self.replica.sent(entry.commits, entry.pages, bytes.len());
+        self.sending = Sending::Live;
+        self.count(entry.commits, entry.pages, bytes.len());
+        self.replica.set_live(n + 1);
         self.replica.set_position(entry.reached);
         Step::Send(bytes)
     }
 
     fn go_live(&mut self, next: u64, position: Position, lsn: Lsn) {
         self.mode = Mode::Live(next, lsn);
-        self.replica.set_live(true);
+        self.replica.set_live(next);
         self.replica.set_position(position);
     }
 
@@ -260,9 +272,16 @@ impl Feed {
             self.mode = Mode::Ended;
             return Ok(Step::End);
         }
-        self.replica.set_live(false);
+        self.replica.fell_behind();
+        self.sending = Sending::CatchUp;
         self.mode = Mode::CatchUp(CatchUp::new(Lacks::ChangedSince(lsn)));
         Ok(Step::Again)
+    }
+
+    /// Counts what was handed to the connection.
+    fn count(&self, commits: u64, pages: u64, bytes: usize) {
+        self.replica.sent(commits, pages, bytes);
+        self.primary.counters.sent(self.sending, pages, bytes as u64);
     }
 
     /// Ends the stream, and says why where the protocol has words for it.
@@ -274,7 +293,7 @@ impl Feed {
         }
         let position = self.primary.lock_core().position();
         let mut out = Vec::new();
-        record::error(position, &error.to_string(), &mut out);
+        record::error(position, &self.primary.told_to_others(error), &mut out);
         Ok(Step::Send(Bytes::from(out)))
     }
 

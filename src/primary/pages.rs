@@ -143,6 +143,7 @@ impl Core {
                 "{name}: page {} has changed without a commit; is something else writing to the file?",
                 pgno.get()
             );
+            self.unexplained += 1;
             self.map.read_unwatched(pgno, checksum, now);
         }
         self.map.read(pgno, checksum);

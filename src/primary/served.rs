@@ -2,19 +2,21 @@
 
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::commit_log::{CommitLog, Entry};
 use super::core::{Core, News};
+use super::counters::{Counters, Counts};
 use super::feed2022;
 use super::history::{History, Reserve};
 use super::relay::Origin;
 use super::replicas::{ReplicaRow, Replicas};
 use super::tail::{Tail, Wake};
-use crate::base::{PageSize, Position, Result, limits};
+use crate::base::{Error, PageSize, Past, Position, Result, limits};
+use crate::format::wal::frame_size;
 use crate::sqlite::{Connection, Host, OpenMode};
 use crate::store::{Sidecar, SidecarLock};
 
@@ -49,10 +51,14 @@ pub struct Status {
     pub pages: u64,
     /// Bytes of commits put up for sending.
     pub bytes: u64,
+    /// Size of the database file in bytes.
+    pub db_bytes: u64,
     /// Size of the WAL in bytes.
     pub wal_bytes: u64,
+    /// What else was counted.
+    pub counts: Counts,
     /// The last thing that went wrong.
-    pub last_error: Option<String>,
+    pub last_error: Option<Past>,
     /// Whether the tail is in trouble now.
     pub failing: bool,
 }
@@ -75,10 +81,13 @@ pub struct Primary {
     pub(super) commits: AtomicU64,
     pages: AtomicU64,
     bytes: AtomicU64,
+    pub(super) counters: Counters,
+    /// Copies for downloads that there are now.
+    pub(super) copies: AtomicUsize,
     /// Whether a writer is checkpointing in the commit hook, which sees to the rest itself.
     pub(super) inline: AtomicBool,
     failing: AtomicBool,
-    last_error: Mutex<Option<String>>,
+    last_error: Mutex<Option<Past>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     pub(super) role: Role,
 }
@@ -131,6 +140,8 @@ impl Primary {
             commits: AtomicU64::new(0),
             pages: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            counters: Counters::default(),
+            copies: AtomicUsize::new(0),
             inline: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             last_error: Mutex::default(),
@@ -176,7 +187,10 @@ impl Primary {
 
     /// One row a connected replica.
     pub fn replicas(&self) -> Vec<ReplicaRow> {
-        self.replicas.rows()
+        self.replicas.rows(|version, next| {
+            let log = if version == 2 { &self.log } else { &self.raw_log };
+            log.waiting_since(next).map_or(Duration::ZERO, |since| since.elapsed())
+        })
     }
 
     /// What the status table tells.
@@ -187,7 +201,9 @@ impl Primary {
             commits: self.commits.load(Relaxed),
             pages: self.pages.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
+            db_bytes: core.db_bytes(),
             wal_bytes: core.wal_bytes(),
+            counts: Counts { unexplained: core.unexplained, ..self.counters.read() },
             last_error: locked(&self.last_error).clone(),
             failing: self.failing.load(Relaxed),
         }
@@ -225,7 +241,7 @@ impl Primary {
     /// would without us. Left to the tail when that has the core just now: the writer waits for nobody.
     fn checkpoint_inline(&self, host: Host, schema: &str) {
         self.inline.store(true, Relaxed);
-        let _ = host.checkpoint(schema);
+        let _ = self.counters.checkpoints.time(|| host.checkpoint(schema));
         let allowed =
             self.core.try_lock().is_ok_and(|mut core| self.noted(self.allow_restart(&mut core)) == Some(true));
         self.inline.store(false, Relaxed);
@@ -254,7 +270,7 @@ impl Primary {
         let (reached, lsn) = (core.position(), core.lsn());
         let entry = |records, pages| {
             let compressed = Arc::default();
-            Entry { records, compressed, pages, commits: news.commits, reached, lsn }
+            Entry { records, compressed, pages, commits: news.commits, reached, lsn, at: Instant::now() }
         };
         let made = match self.replicas.any(2) {
             true => core.records(news, limits::LIVE_COMMIT_BYTES),
@@ -267,11 +283,18 @@ impl Primary {
         // What could not be made has happened all the same: replicas must not go on as if it had not.
         let (records, pages) = made.clone().ok().flatten().map_or((None, 0), |(records, pages)| (Some(records), pages));
         self.commits.fetch_add(news.commits, Relaxed);
+        let frames = u64::from(news.to.0.saturating_sub(news.from.0));
+        self.counters.wal_bytes.fetch_add(frames * frame_size(self.page_size), Relaxed);
         self.pages.fetch_add(pages, Relaxed);
         self.bytes.fetch_add(records.as_ref().map_or(0, |r| r.len() as u64), Relaxed);
         self.log.push(entry(records, pages));
         self.raw_log.push(entry(raw.clone().ok().flatten(), u64::from(news.to.0 - news.from.0)));
         made.and(raw).map(drop)
+    }
+
+    /// What others are told of an error: the database by its name, without the folder that it is in.
+    pub fn told_to_others(&self, error: &Error) -> String {
+        error.to_string().replace(&*self.path.to_string_lossy(), &self.file_name)
     }
 
     pub(super) fn lock_core(&self) -> MutexGuard<'_, Core> {
@@ -290,7 +313,7 @@ impl Primary {
                 if !self.failing.swap(true, Relaxed) {
                     log::warn!("{text}");
                 }
-                *locked(&self.last_error) = Some(text);
+                *locked(&self.last_error) = Some(Past::now(text));
                 None
             }
         }

@@ -126,7 +126,7 @@ impl Tail {
         let primary = Arc::clone(&self.primary);
         let before = primary.commits.load(Relaxed);
         let mut core = primary.lock_core();
-        let news = primary.look(&mut core)?;
+        let news = primary.counters.syncs.time(|| primary.look(&mut core))?;
         let state = core.look()?;
         if core.holds_others_up(&state) {
             core.allow_restart(&state)?;
@@ -183,7 +183,7 @@ impl Tail {
             return Ok(());
         }
         self.next_checkpoint = frames.saturating_add(self.primary.options.checkpoint_frames / 4 + 1);
-        self.checkpointer.checkpoint()?;
+        self.primary.counters.checkpoints.time(|| self.checkpointer.checkpoint())?;
         self.primary.allow_restart(&mut self.primary.lock_core()).map(drop)
     }
 

@@ -325,6 +325,11 @@ impl Database {
         Ok(())
     }
 
+    /// Size of the database file in bytes.
+    pub fn db_bytes(&self) -> u64 {
+        self.connection.database().and_then(|file| file.size()).unwrap_or(0)
+    }
+
     /// Size of the WAL file in bytes.
     pub fn wal_bytes(&self) -> u64 {
         self.connection.wal().and_then(|wal| wal.size()).unwrap_or(0)
@@ -345,6 +350,11 @@ impl Database {
         let pages = store::pages(&self.connection, &valid_state(&self.connection)?, size)?;
         let appended = writer.start()?;
         writer.commit(appended, [(Pgno::ONE, page.as_slice())].into_iter(), pages)
+    }
+
+    /// Fails if somebody else has written since a commit was last applied.
+    pub fn check_unwritten(&self) -> Result<()> {
+        self.check_undisturbed(&valid_state(&self.connection)?.header)
     }
 
     /// Nobody else may write to a replica. Restarting its WAL or rebuilding its wal-index is no writing.

@@ -253,6 +253,10 @@ impl<'p> Feeder<'p> {
         let slot = self.relay;
         let relay = slot.lock();
         let mut feeding = relay.as_ref().map(|relay| relay.feeding());
+        if feeding.is_some() {
+            // What is said to have been reached is passed on with all that is there.
+            self.database.check_unwritten()?;
+        }
         write(&mut self.database, self.stop)?;
         feeding.as_mut().map_or(Ok(()), |feeding| feeding.reached(position, time))
     }
@@ -312,7 +316,7 @@ impl<'p> Feeder<'p> {
 
     /// Tells how much came.
     pub fn count(&self, bytes: u64) {
-        self.progress.set_bytes(bytes, self.database.wal_bytes());
+        self.progress.set_bytes(bytes, self.database.db_bytes(), self.database.wal_bytes());
     }
 
     /// What the database holds is no state of the upstream any more.

@@ -11,15 +11,20 @@ use super::feeder::{Feeder, Options, Until};
 use super::relay::{Relay, RelaySlot};
 use super::status::{Progress, State};
 use super::trust::Doubted;
-use super::{StatusRow, Upstream, stream};
+use super::{Upstream, stream};
 use crate::base::{Error, Kind, Position, Result, limits};
 use crate::sqlite::{guarded, random_bytes, spawn};
 
-/// Catches the database at `path` up with `upstream`, once. Returns the position reached.
-pub fn pull(path: &Path, vfs: &CStr, upstream: &dyn Upstream, options: Options) -> Result<Position> {
-    let progress = Progress::new(None);
+/// Catches the database at `path` up with `upstream`, once, and tells `progress` of it. Returns the position reached.
+pub fn pull(
+    path: &Path,
+    vfs: &CStr,
+    upstream: &dyn Upstream,
+    options: Options,
+    progress: &Progress,
+) -> Result<Position> {
     let relay = RelaySlot::default();
-    let mut feeder = Feeder::open(path, vfs, upstream, options, &progress, &relay, &|| false)?;
+    let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &relay, &|| false)?;
     let ended = stream::run(&mut feeder, upstream, Until::CaughtUp);
     upstream.shutdown();
     ended?;
@@ -50,9 +55,15 @@ struct Orders {
 
 impl Follower {
     /// Begins to follow. Returns when the first catch-up was applied; or, when the upstream cannot be reached but the
-    /// database is a replica of it already, at once.
-    pub fn start(path: &Path, vfs: &CStr, upstream: Arc<dyn Upstream>, options: Options) -> Result<Follower> {
-        let (progress, orders) = (Arc::new(Progress::new(None)), Arc::new(Orders::default()));
+    /// database is a replica of it already, at once. `progress` is told of all that comes.
+    pub fn start(
+        path: &Path,
+        vfs: &CStr,
+        upstream: Arc<dyn Upstream>,
+        options: Options,
+        progress: Arc<Progress>,
+    ) -> Result<Follower> {
+        let orders = Arc::new(Orders::default());
         let follower = Follower {
             path: path.to_path_buf(),
             upstream: Arc::clone(&upstream),
@@ -89,13 +100,8 @@ impl Follower {
     }
 
     /// How far it has come.
-    pub fn progress(&self) -> &Progress {
-        &self.progress
-    }
-
-    /// What the status table tells.
-    pub fn status(&self) -> StatusRow {
-        self.progress.row()
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
     }
 
     /// Begins to serve the replica on: calls `start` with its position while nothing is written to it.
@@ -178,7 +184,10 @@ fn run(
         progress.lost(state, &error);
         let lasted = progress.commits() > commits || began.elapsed() > limits::RETRY_MAX;
         pause = if lasted { limits::RETRY_MIN } else { (pause * 2).min(limits::RETRY_MAX) };
-        orders.pause(jittered(pause));
+        orders.pause(match error.retry_after() {
+            None => jittered(pause),
+            Some(asked) => longer(asked.min(limits::RETRY_AFTER_MAX)).max(jittered(pause)),
+        });
     }
     Ok(())
 }
@@ -204,4 +213,10 @@ impl Orders {
 fn jittered(time: Duration) -> Duration {
     let [byte]: [u8; 1] = random_bytes();
     time / 2 + time / 512 * u32::from(byte)
+}
+
+/// All to one and a quarter of `time`, for the same reason.
+fn longer(time: Duration) -> Duration {
+    let [byte]: [u8; 1] = random_bytes();
+    time + time / 1024 * u32::from(byte)
 }

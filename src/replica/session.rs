@@ -7,7 +7,6 @@ use super::coverage::Coverage;
 use super::database::Pending;
 use super::feeder::{Feeder, Until};
 use super::records::Records;
-use super::status::State;
 use crate::base::{Error, Kind, PageSize, Pgno, Position, Result};
 use crate::format::checksum::PageChecksum;
 use crate::format::compression::Compression;
@@ -24,7 +23,7 @@ pub(super) fn run(
     let mut records = Records::new(body).compressed_with(compression);
     let (position, begin) = read_begin(&mut records)?;
     feeder.adopt(position.generation, begin.everything)?;
-    feeder.progress.set_state(State::CatchingUp, Some(format!("{} pages to come", begin.pages)));
+    feeder.progress.catching_up(begin.pages);
     let coverage = if feeder.is_new()? {
         bootstrap(feeder, &mut records, &begin)?;
         None
@@ -66,6 +65,7 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
                 for run in pages.runs() {
                     let (first, images) = run?;
                     come.add(first, images)?;
+                    feeder.progress.arrived((images.len() / begin.page_size.bytes()) as u64);
                     file.write(first, images)?;
                 }
             }
@@ -76,15 +76,20 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
             }
             kind => return Err(unexpected(kind, "pages or a commit")),
         }
-        feeder.progress.set_bytes(records.bytes, 0);
+        feeder.count(records.bytes);
     };
     let checksums = come.whole(commit.pages)?;
     match (expected(&commit), checksums.total()) {
-        (Some(expected), found) if found != Some(expected) => return Err(not_as_sent(expected, found)),
+        (Some(expected), found) if found != Some(expected) => {
+            feeder.progress.failed_verification();
+            return Err(not_as_sent(expected, found));
+        }
         _ => file.finish(commit.pages)?,
     }
     log::info!("new replica at {position}: {} pages", commit.pages);
-    feeder.made(position, Some(commit.time), commit.pages, Some(checksums))
+    feeder.made(position, Some(commit.time), commit.pages, Some(checksums))?;
+    feeder.count(records.bytes);
+    Ok(())
 }
 
 /// What has come of a new database.
@@ -159,7 +164,9 @@ impl Session {
         let payload = records.payload(&header)?;
         match header.kind {
             Type::Pages => {
-                for page in Pages::decode(payload, self.page_size)?.iter() {
+                let pages = Pages::decode(payload, self.page_size)?;
+                feeder.progress.arrived(pages.len() as u64);
+                for page in pages.iter() {
                     let (pgno, image) = page?;
                     if let Some(coverage) = &mut self.coverage {
                         coverage.add(pgno);
@@ -189,7 +196,7 @@ impl Session {
                 if begin.page_size != self.page_size {
                     return Err(Error::corrupt("stream: the page size changed in the middle"));
                 }
-                feeder.progress.set_state(State::CatchingUp, Some(format!("{} pages to come", begin.pages)));
+                feeder.progress.catching_up(begin.pages);
             }
             Type::Error => return Err(told(payload)),
             kind => return Err(unexpected(kind, "a record of version 2")),

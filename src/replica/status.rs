@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::base::{Error, Position, Result, elapsed_since_unix_ms};
+use crate::base::{Error, Headway, Past, Position, Result, elapsed_since_unix_ms};
 
 /// What a follower is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,9 +42,17 @@ pub struct StatusRow {
     /// What was mended last, and why.
     pub healed: Option<String>,
     /// The last thing that went wrong.
-    pub last_error: Option<String>,
+    pub last_error: Option<Past>,
+    /// Size of the database file in bytes.
+    pub db_bytes: u64,
     /// Size of the WAL in bytes.
     pub wal_bytes: u64,
+    /// Streams opened.
+    pub connections: u64,
+    /// How often what came, or what is held, did not sum up to what the upstream says.
+    pub failures: u64,
+    /// How far the catch-up is, if one is under way.
+    pub headway: Option<Headway>,
 }
 
 /// The progress of one replica, shared by the thread that feeds it and those that look.
@@ -62,36 +70,49 @@ struct Inner {
     commits: u64,
     pages: u64,
     bytes: u64,
+    /// Of those, how many came in the stream that is open.
+    stream_bytes: u64,
+    connections: u64,
     reconnects: u64,
+    failures: u64,
     heals: u64,
     healed: Option<String>,
-    last_error: Option<String>,
+    last_error: Option<Past>,
+    db_bytes: u64,
     wal_bytes: u64,
+    headway: Option<Headway>,
     ended: Option<Error>,
 }
 
-impl Progress {
-    /// Progress of a replica that is at `position`.
-    pub(super) fn new(position: Option<Position>) -> Progress {
+impl Default for Progress {
+    /// Progress of a replica of which nothing is known yet.
+    fn default() -> Progress {
         let inner = Inner {
             state: State::CatchingUp,
             reason: None,
-            position,
+            position: None,
             caught_up: false,
             equal_at: None,
             commits: 0,
             pages: 0,
             bytes: 0,
+            stream_bytes: 0,
+            connections: 0,
             reconnects: 0,
+            failures: 0,
             heals: 0,
             healed: None,
             last_error: None,
+            db_bytes: 0,
             wal_bytes: 0,
+            headway: None,
             ended: None,
         };
         Progress { inner: Mutex::new(inner), changed: Condvar::new() }
     }
+}
 
+impl Progress {
     /// Where the replica is.
     pub fn position(&self) -> Option<Position> {
         self.lock().position
@@ -122,7 +143,11 @@ impl Progress {
             heals: inner.heals,
             healed: inner.healed.clone(),
             last_error: inner.last_error.clone(),
+            db_bytes: inner.db_bytes,
             wal_bytes: inner.wal_bytes,
+            connections: inner.connections,
+            failures: inner.failures,
+            headway: inner.headway,
         }
     }
 
@@ -175,6 +200,39 @@ impl Progress {
         }
     }
 
+    /// How far the catch-up is, if one is under way.
+    pub fn headway(&self) -> Option<Headway> {
+        self.lock().headway
+    }
+
+    /// A stream was opened.
+    pub(super) fn connected(&self) {
+        let mut inner = self.lock();
+        inner.connections += 1;
+        inner.stream_bytes = 0;
+    }
+
+    /// A catch-up of up to `pages` pages begins.
+    pub(super) fn catching_up(&self, pages: u64) {
+        self.change(|inner| {
+            inner.state = State::CatchingUp;
+            inner.reason = Some(format!("{pages} pages to come"));
+            inner.headway = Some(Headway::begin(pages));
+        });
+    }
+
+    /// Pages have come that are part of a catch-up, if one is under way.
+    pub(super) fn arrived(&self, pages: u64) {
+        if let Some(headway) = &mut self.lock().headway {
+            headway.done += pages;
+        }
+    }
+
+    /// What came, or what is held, did not sum up to what the upstream says.
+    pub(super) fn failed_verification(&self) {
+        self.lock().failures += 1;
+    }
+
     pub(super) fn set_state(&self, state: State, reason: Option<String>) {
         self.change(|inner| {
             inner.state = state;
@@ -192,6 +250,7 @@ impl Progress {
             inner.pages += pages;
             inner.state = State::Streaming;
             inner.reason = None;
+            inner.headway = None;
             let age = time.map_or(Duration::ZERO, elapsed_since_unix_ms);
             inner.equal_at = Instant::now().checked_sub(age);
         });
@@ -205,9 +264,12 @@ impl Progress {
         });
     }
 
-    pub(super) fn set_bytes(&self, bytes: u64, wal_bytes: u64) {
+    /// How many bytes have come in the stream that is open, and how large the database and its WAL are now.
+    pub(super) fn set_bytes(&self, stream_bytes: u64, db_bytes: u64, wal_bytes: u64) {
         let mut inner = self.lock();
-        inner.bytes = bytes;
+        inner.bytes += stream_bytes.saturating_sub(inner.stream_bytes);
+        inner.stream_bytes = stream_bytes;
+        inner.db_bytes = db_bytes;
         inner.wal_bytes = wal_bytes;
     }
 
@@ -229,9 +291,15 @@ impl Progress {
         self.change(|inner| {
             inner.state = state;
             inner.reason = Some(error.to_string());
-            inner.last_error = Some(error.to_string());
+            inner.last_error = Some(Past::now(error.to_string()));
             inner.reconnects += 1;
+            inner.headway = None;
         });
+    }
+
+    /// Why nothing more will come, if so.
+    pub fn ended(&self) -> Option<Error> {
+        self.lock().ended.clone()
     }
 
     /// Nothing more will come.

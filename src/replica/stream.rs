@@ -26,6 +26,7 @@ pub(super) fn run(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) ->
 }
 
 fn apply(feeder: &mut Feeder, opened: Opened, until: Until) -> Result<()> {
+    feeder.progress.connected();
     let Opened { version2, compression, page_size, body } = opened;
     match version2 {
         true => session::run(feeder, body, compression, until),

@@ -69,6 +69,7 @@ impl Feeder<'_> {
     pub fn distrust(&mut self, doubted: Doubted, why: Error) -> Result<bool> {
         self.forget_position()?;
         if doubted == Doubted::Content {
+            self.progress.failed_verification();
             self.database.forget_published();
             self.database.set_checksums(None);
         }

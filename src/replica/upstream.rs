@@ -39,6 +39,11 @@ pub trait Upstream: Send + Sync {
     /// Its URL, without any secret in it.
     fn url(&self) -> &str;
 
+    /// What is dangerous about the way there, if anything is.
+    fn warning(&self) -> Option<String> {
+        None
+    }
+
     /// Opens a stream of what a replica lacks that has this. An upstream that does not know what a replica at a position has
     /// answers with an error of kind [`crate::base::Kind::Diverged`].
     fn open(&self, have: Have) -> Result<Opened>;

@@ -13,6 +13,8 @@ mod guard;
 mod host;
 mod process;
 mod shm;
+#[cfg(unix)]
+mod signals;
 mod table;
 mod value;
 
@@ -23,7 +25,9 @@ pub use file::{Exclusive, File};
 pub use function::{Call, Output, define_function};
 pub use guard::guarded;
 pub use host::{CommitHook, Host};
-pub use process::{PerProcess, at_exit, spawn};
+pub use process::{PerProcess, at_exit, open_files_limit, spawn};
 pub use shm::{Held, LockMode, WalIndex};
+#[cfg(unix)]
+pub use signals::wait_for_end;
 pub use table::{Cells, Table, define_table};
 pub use value::Value;

@@ -52,6 +52,18 @@ fn block_signals() {
     }
 }
 
+/// How many file descriptors the process may have open.
+pub fn open_files_limit() -> u64 {
+    let mut limit = MaybeUninit::<libc::rlimit>::uninit();
+    // SAFETY: getrlimit fills in the struct when it returns 0, and is read only then.
+    unsafe {
+        match libc::getrlimit(libc::RLIMIT_NOFILE, limit.as_mut_ptr()) {
+            0 => limit.assume_init().rlim_cur,
+            _ => u64::MAX,
+        }
+    }
+}
+
 /// A value of the process that made it. A child made by a fork does not see it, and may make its own.
 ///
 /// Values are never freed and looking at one takes no lock: neither a fork nor the end of the process finds it half-way.

@@ -25,21 +25,41 @@ pub fn read_page(connection: &Connection, pgno: Pgno, size: PageSize) -> Result<
 
 /// Reads all pages as the newest commit has them, for their checksums.
 pub fn read_checksums(connection: &Connection, size: PageSize) -> Result<Checksums> {
+    let mut checksums = Checksums::new(0, size);
+    let pages = read_all(connection, size, |first, images| {
+        for (n, image) in (first.get()..).zip(images.chunks_exact(size.bytes())) {
+            let pgno = Pgno::new(n)?;
+            checksums.resize(checksums.pages().max(n));
+            checksums.set(pgno, Some(PageChecksum::of(pgno, image)));
+        }
+        Ok(())
+    })?;
+    checksums.resize(pages);
+    Ok(checksums)
+}
+
+/// Reads all pages as the newest commit has them, in one read transaction. `take` gets consecutive ones, the number of the first
+/// and the images. Returns how many there are.
+pub(super) fn read_all(
+    connection: &Connection,
+    size: PageSize,
+    mut take: impl FnMut(Pgno, &[u8]) -> Result<()>,
+) -> Result<u32> {
     pinned(connection, |state| {
         let pages = pages(connection, &state, size)?;
-        let mut checksums = Checksums::new(pages, size);
         let mut images = vec![0; limits::CHUNK_BYTES.max(size.bytes())];
         for first in (1..=pages).step_by(images.len() / size.bytes()) {
             connection.database()?.read(Pgno::new(first)?.file_offset(size), &mut images)?;
+            let mut read = 0;
             for (n, image) in (first..=pages).zip(images.chunks_exact_mut(size.bytes())) {
-                let pgno = Pgno::new(n)?;
-                if let Some(frame) = log_frame(connection, pgno, &state)? {
+                if let Some(frame) = log_frame(connection, Pgno::new(n)?, &state)? {
                     read_frame(connection, frame, size, image)?;
                 }
-                checksums.set(pgno, Some(PageChecksum::of(pgno, image)));
+                read += size.bytes();
             }
+            take(Pgno::new(first)?, images.get(..read).unwrap_or_default())?;
         }
-        Ok(checksums)
+        Ok(pages)
     })
 }
 

@@ -1,6 +1,7 @@
 //! Layer 3: the WAL and its index, the pages behind them, and the sidecar folder.
 
 mod checksums;
+mod copy;
 mod log_reader;
 mod lookup;
 mod page_file;
@@ -10,6 +11,7 @@ mod watch;
 mod writer;
 
 pub use checksums::Checksums;
+pub use copy::{Copy, NewFile, check_target, copy};
 pub use log_reader::{LogFile, LoggedFrame};
 pub use lookup::{page_size, pages, read_checksums, read_page};
 pub use page_file::Entry;

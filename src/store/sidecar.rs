@@ -6,6 +6,7 @@
 //! | `upstream` | one line, the URL a replica follows |
 //! | `generation` | one line, `generation/index`: the history that is written here, and an index that no position of it has reached |
 //! | `pages` | what was known of every page when the database was last let go of ([`crate::format::page_file`]) |
+//! | `copy-*` | nothing, for an instant: a copy of the database that is being sent, which has no name from then on |
 //! | `lock` | the process id of whoever serves or feeds the database, locked while it does |
 //!
 //! Every file is replaced as a whole: written beside, synced, renamed.
@@ -14,9 +15,11 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use super::copy::private;
 use super::page_file::{self, Entry};
 use crate::base::{Error, Generation, Kind, Position, Result};
 use crate::format::page_file::Header;
+use crate::sqlite::random_bytes;
 
 /// The sidecar folder of one database.
 pub struct Sidecar {
@@ -147,6 +150,13 @@ impl Sidecar {
         self.remove("position")
     }
 
+    /// An empty file without a name, on the disk that the database is on. It is gone with the last handle.
+    pub fn nameless(&self) -> Result<File> {
+        let path = self.folder.join(format!("copy-{:016x}", u64::from_le_bytes(random_bytes())));
+        let made = private(&path).and_then(|file| fs::remove_file(&path).map(|()| file));
+        made.map_err(|e| Error::io(format!("litestream: making a file in {}", self.folder.display()), &e))
+    }
+
     /// Removes a file for good: one that comes back after a power loss would say again what is not true any more.
     fn remove(&self, name: &str) -> Result<()> {
         let path = self.folder.join(name);
@@ -181,7 +191,7 @@ pub(super) fn replace(path: &Path, write: impl FnOnce(&File) -> std::io::Result<
 }
 
 /// A rename is durable when its folder is.
-fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
     match path.parent() {
         Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
         _ => Ok(()),

@@ -12,3 +12,17 @@ pub fn allow_open_files(wanted: u64) {
         assert_eq!(libc::setrlimit(libc::RLIMIT_NOFILE, &limit), 0, "setting the limit of open files to {wanted}");
     }
 }
+
+/// Has the process that `command` starts, and that one only, have at most `most` files and sockets open.
+#[allow(unsafe_code)]
+pub fn limit_open_files(command: &mut std::process::Command, most: u64) {
+    use std::os::unix::process::CommandExt;
+    let limit = libc::rlimit { rlim_cur: most, rlim_max: most };
+    // SAFETY: setrlimit may be called between fork and exec; the struct is copied into the closure.
+    unsafe {
+        command.pre_exec(move || match libc::setrlimit(libc::RLIMIT_NOFILE, &limit) {
+            0 => Ok(()),
+            _ => Err(std::io::Error::last_os_error()),
+        });
+    }
+}

@@ -37,7 +37,7 @@ pub use end::{End, Kind};
 pub use faulty_vfs::{Call, Disk, Fault, Role};
 pub use http::{Response, get, request, request_over};
 pub use library::library;
-pub use limits::allow_open_files;
+pub use limits::{allow_open_files, limit_open_files};
 pub use origin::{Origin, copy_all, remove};
 pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving_with, until_gives};
 pub use process::{Signal, again, finish, signal, started_again};
