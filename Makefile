@@ -1,7 +1,10 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture faults fuzz corpus miri asan tsan build bench goldens clean
+.PHONY: help demo test torture faults fuzz corpus miri asan tsan drivers build install dist packages bench goldens clean
+
+PREFIX ?= /usr/local
+LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
 
 # Kills processes at their system calls, where there is such a thing.
 STRACE := $(if $(filter Linux,$(shell uname -s)),strace)
@@ -48,16 +51,32 @@ tsan: ## Run the tests of one process under ThreadSanitizer, or TESTS="..."; tak
 	@.ci/setup sqlite3
 	.ci/sanitize thread $(TESTS)
 
+drivers: build ## Serve and follow with every driver there is; DRIVERS="python php" for some
+	@.ci/setup sqlite3 python3 python3-venv
+	@drivers/run.py $(DRIVERS)
+
 build: ## Build the library: target/release/liblitestream.so (.dylib on macOS)
 	@.ci/setup
 	cargo build --locked --release
 
+install: build ## Install the library under PREFIX=/usr/local, below DESTDIR if that is set
+	install -d $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/share/doc/liblitestream
+	install -m 755 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/
+	install -m 644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(PREFIX)/share/doc/liblitestream/
+
+dist: build ## Pack the library for this machine: dist/liblitestream-VERSION-OS-ARCH.tar.gz
+	@packaging/package.sh tarball
+
+packages: build ## Pack it for Python and npm, too, and try each package where nothing else is
+	@.ci/setup sqlite3 python3 python3-venv npm
+	@packaging/package.sh try
+
 bench: build ## Measure, and print a table; BENCH="..." passes options
 	cargo bench --locked --bench replication -- $(BENCH)
 
-goldens: ## Write the outputs that the SQL goldens expect anew, from what the library says now
+goldens: ## Write anew what the SQL goldens expect, and the programs that docs/drivers.md shows
 	@.ci/setup sqlite3
-	UPDATE_GOLDENS=1 cargo test --locked --test goldens
+	UPDATE_GOLDENS=1 cargo test --locked --test goldens --test documents
 
 clean: ## Remove what was built
 	cargo clean

@@ -458,9 +458,9 @@ fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {
     Ok(())
 }
 
-/// The files that crates start from: the library, and every test, benchmark and fuzz target.
+/// The files that crates start from: the library, and every test, benchmark, example and fuzz target.
 fn crate_roots() -> io::Result<Vec<PathBuf>> {
-    let folders = ["tests", "benches", "fuzz/fuzz_targets"];
+    let folders = ["tests", "benches", "drivers/rust", "fuzz/fuzz_targets"];
     Ok(repository_files()?
         .into_iter()
         .filter(|path| {

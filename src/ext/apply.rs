@@ -1,6 +1,6 @@
 //! `litestream_apply_frame(pgno, commit, page)` and `litestream_apply_wal(blob)`
 
-use super::registry::{Registry, file_of};
+use super::registry::{Registry, own_file_of};
 use super::session::{Manual, Session};
 use crate::base::{Error, Result};
 use crate::replica::ManualApply;
@@ -34,7 +34,7 @@ fn with<T>(
     let manual = match kept {
         Some(kept) => kept,
         None => {
-            let path = file_of(host, "main", "applying frames")?;
+            let path = own_file_of(host, "main", "applying frames")?;
             let apply = ManualApply::open(&path, &host.vfs("main")?)?;
             Manual { name: name.unwrap_or_default(), path, apply }
         }

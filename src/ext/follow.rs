@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::credentials;
 use super::options::Options;
 use super::progress::Watched;
-use super::registry::{Registry, file_of};
+use super::registry::{Registry, own_file_of};
 use super::session::Session;
 use crate::base::{Error, Result};
 use crate::format::compression::Compression;
@@ -56,7 +56,7 @@ fn arguments(call: &Call, registry: &Registry, function: &'static str) -> Result
     let compression = given.choice("compression", compression, &Compression::ALL, Compression::name)?;
     let bar = given.switch("progress", true)?;
     let credentials = credentials::read(&mut given, &url)?;
-    let path = file_of(call.host(), &schema, "following")?;
+    let path = own_file_of(call.host(), &schema, "following")?;
     if let Some(url) = registry.url_of(&path) {
         return Err(Error::usage(format!(
             "litestream: {} is being served here, at {url}; litestream_stop() ends that, then it can become a replica",

@@ -9,6 +9,7 @@ use crate::net::{self, Server};
 use crate::primary::Primary;
 use crate::replica::{Follower, Progress, Upstream};
 use crate::sqlite::{Host, PerProcess, at_exit};
+use crate::store::Alone;
 
 /// The registry of this process. A child of a fork makes its own: the threads and locks of its parent are not there
 /// (<https://www.sqlite.org/howtocorrupt.html>, 2.6).
@@ -18,6 +19,8 @@ static REGISTRY: PerProcess<Registry> = PerProcess::new();
 #[derive(Default)]
 pub struct Registry {
     running: Mutex<Running>,
+    /// What the process that this one was forked from served or followed at that moment, and its id.
+    inherited: Option<(u32, Vec<PathBuf>)>,
 }
 
 /// What runs now.
@@ -61,7 +64,7 @@ pub struct Beginning<'r> {
 
 /// Called when the extension is loaded: makes the registry of this process if there is none yet.
 pub fn begin() {
-    if REGISTRY.make(Registry::default) {
+    if REGISTRY.make(Registry::new) {
         at_exit(stop_all);
     }
 }
@@ -95,6 +98,15 @@ pub fn told() -> net::Running {
 }
 
 impl Registry {
+    fn new() -> Registry {
+        // A lock that was held at the moment of the fork is never given back here.
+        let inherited = REGISTRY.inherited().and_then(|(process, parent)| {
+            let running = parent.running.try_lock().ok()?;
+            Some((process, running.served.keys().chain(running.followed.keys()).cloned().collect()))
+        });
+        Registry { inherited, ..Registry::default() }
+    }
+
     /// What runs now. Held for moments only.
     pub fn running(&self) -> MutexGuard<'_, Running> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
@@ -193,12 +205,45 @@ pub fn path_of(host: Host, schema: &str) -> Result<Option<PathBuf>> {
 
 /// The same, where there must be a file.
 pub fn file_of(host: Host, schema: &str, doing: &str) -> Result<PathBuf> {
-    path_of(host, schema)?.ok_or_else(|| {
+    let path = path_of(host, schema)?.ok_or_else(|| {
         Error::new(
             Kind::Usage,
             format!("litestream: schema '{schema}' is in memory or temporary; {doing} needs a database file, open one"),
         )
-    })
+    })?;
+    check_not_inherited(&path)?;
+    Ok(path)
+}
+
+/// The same, where the file is about to be served or written: the locks of this process must protect it.
+pub fn own_file_of(host: Host, schema: &str, doing: &str) -> Result<PathBuf> {
+    let path = file_of(host, schema, doing)?;
+    check_one_sqlite(host, schema, &path)?;
+    Ok(path)
+}
+
+/// A fork takes along what SQLite has noted of its locks, but not the locks. Where the parent had the file open for us, a
+/// connection that is opened in the child believes that it holds them (<https://www.sqlite.org/howtocorrupt.html>, 2.6).
+fn check_not_inherited(path: &Path) -> Result<()> {
+    match &registry()?.inherited {
+        Some((process, paths)) if paths.iter().any(|inherited| inherited == path) => Err(Error::usage(format!(
+            "litestream: this process was forked from process {process} while that served or followed {}, so that SQLite does not \
+             lock the file here; serve and follow after the fork, or begin this process anew (exec, spawn)",
+            path.display()
+        ))),
+        _ => Ok(()),
+    }
+}
+
+/// Fails if another SQLite of this process has the file open.
+fn check_one_sqlite(host: Host, schema: &str, path: &Path) -> Result<()> {
+    let mut index = path.as_os_str().to_owned();
+    index.push("-shm");
+    if Path::new(&index).exists() {
+        // Reading it opens the wal-index here, too. What is wrong with the file is told by who uses it next.
+        let _ = host.query_text(&format!("PRAGMA \"{}\".user_version", schema.replace('"', "\"\"")));
+    }
+    Alone::begin(path).map(drop)
 }
 
 /// A normal end of the process: every thread ends before it, and the private connections are closed.

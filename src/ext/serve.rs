@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::options::Options;
-use super::registry::{Registry, Served, file_of, told};
+use super::registry::{Registry, Served, own_file_of, told};
 use super::relay::Relay;
 use super::session::Session;
 use super::settings;
@@ -32,7 +32,7 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
         heartbeat: options.milliseconds("heartbeat_ms", defaults.heartbeat, 1)?,
     };
     let host = call.host();
-    let path = file_of(host, &schema, "serving")?;
+    let path = own_file_of(host, &schema, "serving")?;
     let relays = registry.follower(&path).is_some();
     check_servable(host, &schema, &path.display().to_string(), relays)?;
     let mut running = registry.running();

@@ -86,6 +86,7 @@ enum Mode {
 impl Primary {
     /// Opens a feed for one connection.
     pub fn open_feed(self: &Arc<Self>, mut ask: Ask) -> Result<Feed> {
+        self.check_serving()?;
         let version = if ask.version == Version::V2 { 2 } else { 1 };
         if version == 1 && self.is_relay() {
             return Err(Error::usage("this is a relay, which speaks version 2 only; follow its origin"));
@@ -188,8 +189,10 @@ impl Feed {
         if !matches!(self.mode, Mode::Ended) && self.primary.generations() != self.generations {
             return self.give_up(&Error::usage("the upstream of this relay has begun a new generation; connect again"));
         }
-        if !matches!(self.mode, Mode::Ended) && self.primary.is_stopped() {
-            return self.give_up(&Error::usage("the primary has stopped serving this database"));
+        if !matches!(self.mode, Mode::Ended)
+            && let Err(error) = self.primary.check_serving()
+        {
+            return self.give_up(&error);
         }
         match &mut self.mode {
             Mode::Ended => return Ok(Step::End),

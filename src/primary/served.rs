@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -88,6 +88,8 @@ pub struct Primary {
     pub(super) inline: AtomicBool,
     failing: AtomicBool,
     last_error: Mutex<Option<Past>>,
+    /// Why it cannot be served any more.
+    lost: OnceLock<Error>,
     thread: Mutex<Option<JoinHandle<()>>>,
     pub(super) role: Role,
 }
@@ -145,6 +147,7 @@ impl Primary {
             inline: AtomicBool::new(false),
             failing: AtomicBool::new(false),
             last_error: Mutex::default(),
+            lost: OnceLock::new(),
             thread: Mutex::default(),
             role,
         }
@@ -182,6 +185,7 @@ impl Primary {
 
     /// Position of the database right now.
     pub fn position(&self) -> Result<Position> {
+        self.check_serving()?;
         self.lock_core().position_now()
     }
 
@@ -235,6 +239,23 @@ impl Primary {
     /// Whether [`Primary::stop`] was called.
     pub fn is_stopped(&self) -> bool {
         self.stop.load(Relaxed)
+    }
+
+    /// Fails if it is not served any more, and says why.
+    pub(super) fn check_serving(&self) -> Result<()> {
+        match self.lost.get() {
+            Some(error) => Err(error.clone()),
+            None if self.is_stopped() => Err(Error::usage("the primary has stopped serving this database")),
+            None => Ok(()),
+        }
+    }
+
+    /// What is read here is not what others write any more. Ends all streams, and lets go of the WAL.
+    pub(super) fn lose(&self, error: Error) {
+        let _ = self.lost.set(error.clone());
+        self.stop.store(true, Relaxed);
+        let _ = self.lock_core().let_go();
+        self.noted::<()>(Err(error));
     }
 
     /// The checkpoint that SQLite would run in the writer's thread, after which the next writer may restart the WAL as it

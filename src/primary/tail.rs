@@ -10,7 +10,7 @@ use super::history::Reserve;
 use crate::base::{FrameNo, Position, Result};
 use crate::format::wal::frame_offset;
 use crate::sqlite::{Connection, guarded, spawn};
-use crate::store::{Sidecar, glance};
+use crate::store::{Alone, Sidecar, glance};
 
 /// After a look that found something, the next one comes no sooner: what is committed meanwhile goes out as one. Doubles
 /// while each look finds many commits, so that a writer flat out is not slowed by being watched.
@@ -41,6 +41,8 @@ const CHECKPOINT_ENDS: Duration = Duration::from_secs(1);
 /// could delay, or at the latest after that long.
 const SHOW_WHEN_QUIET: Duration = Duration::from_millis(20);
 const SHOW_ANYWAY: Duration = Duration::from_secs(10);
+/// How often it is made sure that the locks of this process still hold.
+const LOCKS_CHECKED: Duration = Duration::from_secs(1);
 /// Largest pause after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
 
@@ -52,6 +54,8 @@ pub(super) struct Tail {
     brake: Connection,
     sidecar: Sidecar,
     reserve: Reserve,
+    /// Whether the locks of this process hold, and when that was last looked at.
+    alone: (Alone, Instant),
     /// The position others see in the sidecar, and since when.
     shown: (Position, Instant),
     last_position: Position,
@@ -74,12 +78,14 @@ impl Tail {
         reserve: Reserve,
     ) -> Result<JoinHandle<()>> {
         let reached = primary.lock_core().position();
+        let alone = (Alone::begin(primary.path())?, Instant::now());
         let tail = Tail {
             primary,
             checkpointer,
             brake,
             sidecar,
             reserve,
+            alone,
             shown: (reached, Instant::now()),
             last_position: reached,
             last_backfill: (0, Instant::now()),
@@ -94,6 +100,10 @@ impl Tail {
     fn run(mut self) {
         let (mut nap, mut gather) = (NAP, GATHER);
         while !self.primary.is_stopped() {
+            if let Err(error) = self.check_locks() {
+                // Nothing is known from here on, and so nothing is kept.
+                return self.primary.lose(error);
+            }
             let turn = guarded(|| self.turn());
             let failed = turn.is_err();
             if let Some(commits) = self.primary.noted(turn).flatten() {
@@ -111,6 +121,15 @@ impl Tail {
         // From here on it is not known whether a position is still that of the database.
         self.primary.noted(self.sidecar.forget_position());
         self.primary.noted(self.primary.lock_core().save(&self.sidecar));
+    }
+
+    fn check_locks(&mut self) -> Result<()> {
+        let (alone, checked_at) = &mut self.alone;
+        if checked_at.elapsed() < LOCKS_CHECKED {
+            return Ok(());
+        }
+        *checked_at = Instant::now();
+        alone.check()
     }
 
     /// Lets commits gather; but a checkpoint that may come any moment must not be slept through.

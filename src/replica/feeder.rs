@@ -12,7 +12,7 @@ use super::status::Progress;
 use super::trust::Doubted;
 use crate::base::{Error, Generation, Kind, Lsn, PageSize, Position, Result, limits};
 use crate::format::page_file::Header;
-use crate::store::{Checksums, Sidecar, SidecarLock};
+use crate::store::{Alone, Checksums, Sidecar, SidecarLock};
 
 /// How often the position of a busy replica is made durable. In between it is behind, never ahead.
 const DURABLE_EVERY: Duration = Duration::from_secs(5);
@@ -66,6 +66,8 @@ pub(super) struct Feeder<'p> {
     pub(super) mended_at: Option<Instant>,
     known_url: Option<String>,
     url: String,
+    /// Whether the locks of this process hold. None before the WAL is open.
+    alone: Option<Alone>,
     _lock: SidecarLock,
 }
 
@@ -111,6 +113,7 @@ impl<'p> Feeder<'p> {
             same_upstream: known_url.as_deref() == Some(upstream.url()),
             known_url,
             url: upstream.url().to_string(),
+            alone: None,
             _lock: lock,
         };
         feeder.check_content(path, upstream)?;
@@ -301,12 +304,20 @@ impl<'p> Feeder<'p> {
         }
         self.database.connection.pin()?;
         self.database.connection.unpin();
+        self.check_locks()?;
         self.database.sync(self.stop)?;
         if let Some(position) = &self.position {
             self.sidecar.set_position(position)?;
             self.durable = self.position;
         }
         Ok(())
+    }
+
+    fn check_locks(&mut self) -> Result<()> {
+        match &self.alone {
+            Some(alone) => alone.check(),
+            None => Alone::begin(self.database.connection.path()).map(|alone| self.alone = Some(alone)),
+        }
     }
 
     /// The same, if it was not done for a while.

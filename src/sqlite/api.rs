@@ -6,6 +6,7 @@ use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use once_cell::sync::OnceCell;
 use sqlite3ext_sys::sqlite3_api_routines;
 
+use super::process::keep_loaded;
 use crate::base::{Error, Kind, Result};
 
 /// First version with `SQLITE_DIRECTONLY`; every routine used here is older.
@@ -39,6 +40,7 @@ pub fn install(table: *mut sqlite3_api_routines) -> Result<()> {
     if number < OLDEST {
         return Err(Error::usage(format!("litestream: SQLite {version} is too old; expected 3.31.0 or newer")));
     }
+    api().libversion.into_iter().for_each(keep_loaded);
     Ok(())
 }
 

@@ -18,6 +18,8 @@ const DONE: c_int = 101;
 const OPEN_READWRITE: c_int = 0x2;
 const OPEN_CREATE: c_int = 0x4;
 const OPEN_FULLMUTEX: c_int = 0x1_0000;
+/// Where the host has switched on a cache shared by all connections, ours would read and lock through it, too.
+const OPEN_PRIVATECACHE: c_int = 0x4_0000;
 const FCNTL_FILE_POINTER: c_int = 7;
 const FCNTL_JOURNAL_POINTER: c_int = 28;
 const CHECKPOINT_PASSIVE: c_int = 0;
@@ -72,7 +74,8 @@ impl Connection {
         // SAFETY: both strings are NUL-terminated and outlive the call; the handle is closed by Drop even when opening
         // fails, as sqlite3_open_v2 demands.
         let rc = unsafe {
-            call!(open_v2(name.as_ptr(), &mut connection.db, OPEN_READWRITE | create | OPEN_FULLMUTEX, vfs.as_ptr()))
+            let flags = OPEN_READWRITE | create | OPEN_FULLMUTEX | OPEN_PRIVATECACHE;
+            call!(open_v2(name.as_ptr(), &mut connection.db, flags, vfs.as_ptr()))
         };
         if rc != OK {
             return Err(connection.failure("opening it", rc));

@@ -25,7 +25,7 @@ pub use file::{Exclusive, File};
 pub use function::{Call, Output, define_function};
 pub use guard::guarded;
 pub use host::{CommitHook, Host};
-pub use process::{PerProcess, at_exit, open_files_limit, spawn};
+pub use process::{PerProcess, at_exit, count_open, open_files_limit, spawn};
 pub use shm::{Held, LockMode, WalIndex};
 #[cfg(unix)]
 pub use signals::wait_for_end;

@@ -1,6 +1,10 @@
 //! Living in somebody else's process: its end, its forks, its signals.
 
+use std::ffi::{c_char, c_void};
+use std::fs;
 use std::mem::MaybeUninit;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
@@ -27,6 +31,27 @@ pub fn at_exit(last: fn()) {
         // SAFETY: atexit takes a function that lives as long as the process; the library is never unloaded.
         unsafe { libc::atexit(run) };
     }
+}
+
+/// Keeps the shared library that `routine` is part of loaded until the end of the process. Our threads and [`at_exit`] call it when
+/// the host has let go of it: an interpreter closes its modules before it ends, and with them what only they had opened.
+pub fn keep_loaded(routine: unsafe extern "C" fn() -> *const c_char) {
+    // SAFETY: dladdr takes any address and fills the structure if it knows it. RTLD_NOLOAD loads nothing, and so runs nothing;
+    // a program that has SQLite in itself, which is not found by that name, cannot be unloaded anyway.
+    unsafe {
+        let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
+        if libc::dladdr(routine as *const c_void, found.as_mut_ptr()) != 0 {
+            let name = found.assume_init().dli_fname;
+            libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE);
+        }
+    }
+}
+
+/// How many descriptors of this process are open on the file at `path`, 0 if there is none. None where the system does not tell.
+pub fn count_open(path: &Path) -> Option<usize> {
+    let Ok(wanted) = fs::metadata(path) else { return Some(0) };
+    let open = fs::read_dir("/proc/self/fd").ok()?.flatten().filter_map(|entry| fs::metadata(entry.path()).ok());
+    Some(open.filter(|file| (file.dev(), file.ino()) == (wanted.dev(), wanted.ino())).count())
 }
 
 /// Starts a thread of the library's own, which takes no signal.
@@ -88,6 +113,13 @@ impl<T: Sync> PerProcess<T> {
         // SAFETY: the pointer is null or from Box::leak in `make`, and never freed.
         let (process, value) = unsafe { self.current.load(SeqCst).as_ref()? };
         (*process == std::process::id()).then_some(value)
+    }
+
+    /// The value of the process that this one was forked from, and the id of that, while this one has made none.
+    pub fn inherited(&self) -> Option<(u32, &'static T)> {
+        // SAFETY: as in `get`.
+        let (process, value) = unsafe { self.current.load(SeqCst).as_ref()? };
+        (*process != std::process::id()).then_some((*process, value))
     }
 
     /// Makes the value of this process if there is none. Whether it did.

@@ -1,5 +1,6 @@
 //! Layer 3: the WAL and its index, the pages behind them, and the sidecar folder.
 
+mod alone;
 mod checksums;
 mod copy;
 mod log_reader;
@@ -10,6 +11,7 @@ mod walindex;
 mod watch;
 mod writer;
 
+pub use alone::Alone;
 pub use checksums::Checksums;
 pub use copy::{Copy, NewFile, check_target, copy};
 pub use log_reader::{LogFile, LoggedFrame};

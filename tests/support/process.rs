@@ -58,3 +58,39 @@ pub fn signal(pid: u32, signal: Signal) {
     let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().expect("running sh");
     assert!(status.success(), "kill -{name} {pid}: {status}");
 }
+
+/// Runs `body` in a fork of this process and gives what the fork ended with: 0 when `body` returned.
+#[allow(unsafe_code)]
+pub fn forked(body: impl FnOnce()) -> i32 {
+    // SAFETY: the C library makes its allocator usable after fork(2); the child runs `body` and ends without unwinding
+    // into what the parent owns.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "fork: {}", std::io::Error::last_os_error());
+    if pid == 0 {
+        let done = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+        // SAFETY: ends the child as a program ends, with what is to be done at exit.
+        unsafe { libc::exit(i32::from(done.is_err())) }
+    }
+    let _killed = ForkKilledOnDrop(pid);
+    until("the forked process ends", || {
+        let mut status = 0;
+        // SAFETY: `status` is a place for the result.
+        match unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } {
+            0 => Err("it still runs"),
+            _ => Ok(status),
+        }
+    })
+}
+
+/// Kills a process that is still there when a test fails.
+struct ForkKilledOnDrop(libc::pid_t);
+
+impl Drop for ForkKilledOnDrop {
+    #[allow(unsafe_code)]
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // SAFETY: the process is a child of this one that was not waited for.
+            unsafe { libc::kill(self.0, libc::SIGKILL) };
+        }
+    }
+}

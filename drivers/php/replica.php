@@ -1,0 +1,18 @@
+<?php
+// php -d sqlite3.extension_dir=$PWD replica.php URL POSITION
+[, $url, $position] = array_map('SQLite3::escapeString', $argv);
+$db = new SQLite3('copy.db');
+$db->enableExceptions(true);
+$db->loadExtension('liblitestream.so');
+
+$db->querySingle("SELECT litestream_follow('$url')");
+echo $db->querySingle("SELECT litestream_wait('$position', 10000)"), "\n";
+echo $db->querySingle('SELECT group_concat(item) FROM orders'), "\n";
+echo implode(' ', $db->querySingle('SELECT state, sqlite_version FROM litestream_status', true)), "\n";
+
+fgets(STDIN); // an empty line promotes
+$db->querySingle('SELECT litestream_promote()');
+$db->close();
+$db = new SQLite3('copy.db'); // opened anew, to write
+$db->exec("INSERT INTO orders(item) VALUES ('chair')");
+echo $db->querySingle('SELECT group_concat(item) FROM orders'), "\n";
