@@ -74,6 +74,9 @@ fn every_route_but_healthz_asks_for_a_token() {
         ("POST", "/verify?path=primary.db&page_size=4096"),
         ("GET", "/"),
         ("GET", "/metrics"),
+        ("GET", "/status.json"),
+        ("GET", "/snapshot?path=primary.db"),
+        ("HEAD", "/snapshot?path=primary.db"),
         ("GET", "/nothing"),
         ("PUT", "/stream"),
         ("GET", "/healthz/"),
@@ -433,6 +436,8 @@ fn a_path_leads_nowhere_but_to_what_is_served() {
             let answer = request(method, &url, &format!("/stream?path={name}&page_size=4096"), &headers);
             assert_eq!((answer.status, answer.text().as_str()), (404, "Database not found\n"), "{method} {name}");
         }
+        let snapshot = get(&url, &format!("/snapshot?path={name}"), &[]);
+        assert_eq!((snapshot.status, snapshot.text().as_str()), (404, "Database not found\n"), "snapshot {name}");
         let verify = request("POST", &url, &format!("/verify?path={name}&page_size=4096"), &[("Content-Length", "0")]);
         assert_eq!((verify.status, verify.text().as_str()), (404, "Database not found\n"), "verify {name}");
     }

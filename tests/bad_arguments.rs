@@ -103,7 +103,9 @@ fn options_that_are_none_are_refused() {
             victim.assert_untouched(&format!("{call} with options {options}"));
         }
     }
-    let serve = [&["schema", "token", "token_file", "insecure", "tls_cert", "tls_key", "client_ca"], NUMBERS].concat();
+    let serve =
+        [&["schema", "token", "token_file", "insecure", "metrics_only", "tls_cert", "tls_key", "client_ca"], NUMBERS]
+            .concat();
     let error = primary.refused("SELECT litestream_serve('127.0.0.1:0', '{\"chekpoint_frames\": 7}')");
     assert!(error.contains("chekpoint_frames"), "{error}");
     serve.iter().for_each(|known| assert!(error.contains(known), "'{known}' is not listed: {error}"));

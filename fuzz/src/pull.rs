@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use litestream::base::{Error, Generation, Position, Result};
 use litestream::format::compression::Compression;
-use litestream::replica::{self, Compared, Have, Opened, Options, PageSums, Upstream};
+use litestream::replica::{self, Compared, Have, Opened, Options, PageSums, Progress, Upstream};
 use litestream::store::Sidecar;
 
 use crate::apply_wal::{PAGE, ROWS};
@@ -122,7 +122,8 @@ fn is_readable(path: &Path) -> bool {
 
 fn feed(path: &Path, stream: Vec<u8>, version2: bool) -> Result<Position> {
     let upstream = Canned { version2, stream, opened: AtomicU32::new(0) };
-    replica::pull(path, c"unix", &upstream, Options { overwrite: true, ..Options::default() })
+    let options = Options { overwrite: true, ..Options::default() };
+    replica::pull(path, c"unix", &upstream, options, &Progress::default())
 }
 
 fn state(path: &Path) -> State {

@@ -189,7 +189,7 @@ const URLS: [&str; 12] = [
     "[::1]:0",
 ];
 
-const ARGUMENTS: [(u8, &str); 10] = [
+const ARGUMENTS: [(u8, &str); 12] = [
     (0, "127.0.0.1:9090"),
     (1, ":0\0{\"checkpoint_frames\": 1000, \"wal_limit\": 0, \"heartbeat_ms\": 50, \"write_timeout_ms\": 1000}"),
     (1, ":0\0{\"schema\": \"temp\"}"),
@@ -197,6 +197,8 @@ const ARGUMENTS: [(u8, &str); 10] = [
     (3, "http://h/app.db\0{\"compression\": \"lz4\", \"checkpoint_frames\": 4000}"),
     (4, "5fdb81d7f2759003/0000000000000000:000000000008cd40"),
     (5, "5fdb81d7f2759003/0000000000000000:000000000008cd40\0 1000"),
+    (3, "https://t0ken@h/app.db\0{\"token\": \"t0ken\", \"ca\": \"ca.pem\", \"client_cert\": \"a.pem\"}"),
+    (1, "0.0.0.0:0\0{\"insecure\": true, \"token\": [\"a\", \"b\"], \"tls_cert\": \"a.pem\", \"tls_key\": \"b.pem\"}"),
     (6, "{\"timeout_ms\": 5}"),
     (7, "1\0 2"),
     (3, "http://h\0[]"),
@@ -211,16 +213,21 @@ const QUERIES: [&str; 6] = [
     "path=&index=-1&generation=xyz",
 ];
 
-const REQUESTS: [&str; 9] = [
-    "GET /healthz HTTP/1.1\r\nhost: h\r\n\r\n",
-    "GET /stream HTTP/1.1\r\nhost: h\r\nlitestream-stream-version: 2\r\nlitestream-compression: lz4\r\n\r\n",
+const REQUESTS: [&str; 14] = [
+    "GET / HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    "GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    "GET /status.json HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n",
+    "GET /snapshot HTTP/1.1\r\nhost: localhost\r\nrange: bytes=0-9\r\nif-none-match: \"x\"\r\nauthorization: Bearer x\r\n\r\n",
+    "HEAD /snapshot?path=served.db HTTP/1.1\r\nhost: [::1]\r\n\r\n",
+    "GET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
+    "GET /stream HTTP/1.1\r\nhost: localhost\r\nlitestream-stream-version: 2\r\nlitestream-compression: lz4\r\n\r\n",
     "GET /stream?path=served.db HTTP/1.0\r\n\r\n",
-    "GET /stream?generation=5fdb81d7f2759003&index=3&offset=8cd40 HTTP/1.1\r\nhost: h\r\nLitestream-Stream-Version: 2\r\n\r\n",
-    "POST /stream?page_size=512 HTTP/1.1\r\nhost: h\r\nlitestream-stream-version: 2\r\ncontent-length: 16\r\n\r\n\u{1}2345678abcdefgh",
-    "POST /verify?page_size=512 HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n8\r\n12345678\r\n0\r\n\r\n",
-    "POST /verify?page_size=512&generation=5fdb81d7f2759003&index=3&offset=8cd40 HTTP/1.1\r\nhost: h\r\ncontent-length: 0\r\n\r\n",
-    "PUT /stream HTTP/1.1\r\nhost: h\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\nabc",
-    "HEAD /nothing HTTP/1.1\r\nhost: h\r\n\r\nGET /healthz HTTP/1.1\r\nhost: h\r\n\r\n",
+    "GET /stream?generation=5fdb81d7f2759003&index=3&offset=8cd40 HTTP/1.1\r\nhost: localhost\r\nLitestream-Stream-Version: 2\r\n\r\n",
+    "POST /stream?page_size=512 HTTP/1.1\r\nhost: localhost\r\nlitestream-stream-version: 2\r\ncontent-length: 16\r\n\r\n\u{1}2345678abcdefgh",
+    "POST /verify?page_size=512 HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n8\r\n12345678\r\n0\r\n\r\n",
+    "POST /verify?page_size=512&generation=5fdb81d7f2759003&index=3&offset=8cd40 HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\n\r\n",
+    "PUT /stream HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\nabc",
+    "HEAD /nothing HTTP/1.1\r\nhost: localhost\r\n\r\nGET /healthz HTTP/1.1\r\nhost: localhost\r\n\r\n",
 ];
 
 const HEADS: [&str; 9] = [

@@ -14,7 +14,7 @@ use crate::sqlite::{Call, Host, Output};
 
 const NAME: &str = "litestream_serve";
 /// Options of one database; those of its address come on top.
-const OPTIONS: [&str; 4] = ["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms"];
+const OPTIONS: [&str; 5] = ["schema", "checkpoint_frames", "wal_limit", "heartbeat_ms", "metrics_only"];
 
 /// Starts to serve the database of the calling connection. Returns its URL.
 pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Output> {

@@ -19,17 +19,17 @@ impl Coverage {
         Coverage { lock_page: size.lock_page(), whole: 0, ahead: HashSet::new() }
     }
 
-    /// Adds `count` pages from `first` on.
-    pub fn add(&mut self, first: Pgno, count: usize) {
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        for n in first.get()..=first.get().saturating_add(count.saturating_sub(1)) {
-            if n > self.whole {
-                self.ahead.insert(n);
-            }
+    /// Adds a page.
+    pub fn add(&mut self, pgno: Pgno) {
+        if Some(pgno.get()) == self.whole.checked_add(1) {
+            self.whole = pgno.get();
             self.go_on();
+        } else if pgno.get() > self.whole {
+            self.ahead.insert(pgno.get());
         }
     }
 
+    /// Takes in what follows now and was ahead before.
     fn go_on(&mut self) {
         while let Some(next) = self.whole.checked_add(1) {
             if next != self.lock_page.get() && !self.ahead.remove(&next) {
@@ -60,14 +60,20 @@ impl Coverage {
 mod tests {
     use super::*;
 
+    fn covering(size: u32, pages: impl IntoIterator<Item = u32>) -> Result<Coverage> {
+        let mut coverage = Coverage::new(PageSize::new(size)?);
+        for n in pages {
+            coverage.add(Pgno::new(n)?);
+        }
+        Ok(coverage)
+    }
+
     #[test]
     fn a_page_that_did_not_come_is_named() -> Result<()> {
-        let mut coverage = Coverage::new(PageSize::new(65536)?);
-        coverage.add(Pgno::ONE, 100);
-        coverage.add(Pgno::new(102)?, 28);
+        let mut coverage = covering(65536, (1..=100).chain(102..=129))?;
         assert!(coverage.check(100).is_ok());
         assert!(coverage.check(129).is_err_and(|e| e.to_string().contains("page 101 ")));
-        coverage.add(Pgno::new(101)?, 1);
+        coverage.add(Pgno::new(101)?);
         assert!(coverage.check(129).is_ok());
         assert!(coverage.check(130).is_err());
         Ok(())
@@ -75,21 +81,17 @@ mod tests {
 
     #[test]
     fn the_lock_byte_page_is_not_waited_for() -> Result<()> {
-        let size = PageSize::new(65536)?;
-        let mut coverage = Coverage::new(size);
-        coverage.add(Pgno::ONE, size.lock_page().slot());
-        coverage.add(Pgno::new(size.lock_page().get() + 1)?, 1);
-        coverage.check(size.lock_page().get() + 1)
+        let lock = PageSize::new(65536)?.lock_page().get();
+        covering(65536, (1..=lock + 1).filter(|n| *n != lock))?.check(lock + 1)?;
+        covering(65536, (1..=lock + 1).rev().filter(|n| *n != lock))?.check(lock + 1)?;
+        covering(65536, 1..lock)?.check(lock)
     }
 
     #[test]
     fn pages_come_in_any_order_up_to_the_last_there_can_be() -> Result<()> {
-        let mut coverage = Coverage::new(PageSize::new(512)?);
-        for n in [u32::MAX, 3, u32::MAX - 1, 1] {
-            coverage.add(Pgno::new(n)?, 1);
-        }
+        let mut coverage = covering(512, [u32::MAX, 3, u32::MAX - 1, 1, 1, 3])?;
         assert_eq!((coverage.whole(), coverage.ahead.len()), (1, 3));
-        coverage.add(Pgno::new(2)?, 1);
+        coverage.add(Pgno::new(2)?);
         assert_eq!((coverage.whole(), coverage.ahead.len()), (3, 2));
         Ok(())
     }

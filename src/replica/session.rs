@@ -112,7 +112,7 @@ impl Come {
         for (n, image) in (u64::from(first.get())..).zip(images.chunks_exact(self.size.bytes())) {
             let pgno = Pgno::new(u32::try_from(n).unwrap_or(0))?;
             let checksum = PageChecksum::of(pgno, image);
-            self.coverage.add(pgno, 1);
+            self.coverage.add(pgno);
             if pgno.get() > self.coverage.whole() {
                 self.ahead.insert(pgno, checksum);
                 continue;
@@ -169,7 +169,7 @@ impl Session {
                 for page in pages.iter() {
                     let (pgno, image) = page?;
                     if let Some(coverage) = &mut self.coverage {
-                        coverage.add(pgno, 1);
+                        coverage.add(pgno);
                     }
                     feeder.database.put(&mut self.pending, pgno, image, feeder.stop)?;
                 }

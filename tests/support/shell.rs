@@ -43,7 +43,8 @@ impl Shell {
     fn start(database: &Path, change: impl FnOnce(&mut Command)) -> Shell {
         let (output, end) = std::io::pipe().expect("a pipe");
         let mut command = Command::new("sqlite3");
-        command.arg("-batch").arg(database).env_remove("LITESTREAM_LOG").stdin(Stdio::piped());
+        command.arg("-batch").arg(database).stdin(Stdio::piped());
+        command.env_remove("LITESTREAM_LOG").env_remove("LITESTREAM_TOKEN");
         command.stdout(end.try_clone().expect("a second end of a pipe")).stderr(end);
         change(&mut command);
         let mut child = command.spawn().unwrap_or_else(|e| panic!("starting sqlite3 (Debian's package sqlite3): {e}"));
