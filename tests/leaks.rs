@@ -158,7 +158,7 @@ fn connections_that_come_and_go_leave_nothing_behind() {
 /// A client that asks for a stream and reads little of it.
 fn ask_for_a_stream(url: &str) -> TcpStream {
     let mut socket = TcpStream::connect(address(url)).unwrap();
-    let request = "GET /stream?path=primary.db HTTP/1.1\r\nHost: here\r\nLitestream-Stream-Version: 2\r\n\r\n";
+    let request = "GET /stream?path=primary.db HTTP/1.1\r\nHost: localhost\r\nLitestream-Stream-Version: 2\r\n\r\n";
     socket.write_all(request.as_bytes()).unwrap();
     socket.read_exact(&mut [0; 1000]).unwrap();
     socket

@@ -91,6 +91,16 @@ fn running_with_nothing_to_run_is_an_error() {
 }
 
 #[test]
+fn an_address_for_metrics_alone_is_something_to_run_for() {
+    let mut shell = Shell::open(":memory:".as_ref());
+    shell.run("SELECT litestream_serve('127.0.0.1:0', '{\"metrics_only\": true}')");
+    shell.send("SELECT litestream_run()");
+    until_it_waits(shell.pid());
+    assert!(Command::new("kill").args(["-TERM", &shell.pid().to_string()]).status().unwrap().success());
+    assert_eq!(shell.receive().unwrap(), "SIGTERM");
+}
+
+#[test]
 fn what_the_host_does_with_signals_is_as_before_when_the_run_is_over() {
     let temp = Temp::new();
     let (mut shell, _) = serving(&temp.path("primary.db"));

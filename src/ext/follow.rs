@@ -13,7 +13,8 @@ use crate::net::{HttpUpstream, Url};
 use crate::replica::{self, Follower, Options as Feeding, Progress};
 use crate::sqlite::{Call, Output};
 
-const OPTIONS: [&str; 6] = ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "compression"];
+const OPTIONS: [&str; 7] =
+    ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "compression", "progress"];
 
 /// Catches up with the upstream once. Returns the position.
 pub fn pull(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {

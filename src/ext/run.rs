@@ -20,7 +20,8 @@ pub fn run(_: &Call, _: &Session, _: &Registry) -> Result<Output> {
 
 fn look(registry: &Registry) -> Result<()> {
     let running = registry.running();
-    if running.served.is_empty() && running.followed.is_empty() {
+    // An address for metrics alone is something, too.
+    if running.servers.is_empty() && running.followed.is_empty() {
         return Err(Error::usage(
             "litestream_run: nothing is served or followed by this process; call litestream_serve or litestream_follow first",
         ));
