@@ -1,7 +1,7 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture faults fuzz corpus miri asan tsan drivers build install dist packages bench goldens clean
+.PHONY: help demo test torture faults fuzz corpus miri asan drivers build install dist packages bench goldens clean
 
 PREFIX ?= /usr/local
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
@@ -46,10 +46,6 @@ miri: ## Run the tests of the pure layers under Miri; takes a nightly toolchain 
 asan: ## Run the tests under AddressSanitizer, or those of TESTS="lib apply ..."; takes a nightly toolchain
 	@.ci/setup sqlite3
 	.ci/sanitize address $(TESTS)
-
-tsan: ## Run the tests of one process under ThreadSanitizer, or TESTS="..."; takes a nightly toolchain with rust-src
-	@.ci/setup sqlite3
-	.ci/sanitize thread $(TESTS)
 
 drivers: build ## Serve and follow with every driver there is; DRIVERS="python php" for some
 	@.ci/setup sqlite3 python3 python3-venv

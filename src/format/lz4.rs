@@ -66,7 +66,7 @@ mod tests {
     fn a_frame_larger_than_allowed_or_cut_short_is_refused() -> Result<()> {
         let frame = compress(&[7; LARGE as usize])?;
         assert!(decompress(&frame, u64::from(LARGE) - 1).is_err());
-        for cut in 0..frame.len() {
+        for cut in (0..frame.len()).step_by(if cfg!(miri) { 9 } else { 1 }) {
             assert!(decompress(&frame[..cut], LARGE.into()).is_err(), "cut at {cut}");
         }
         Ok(())
