@@ -10,6 +10,7 @@ mod support;
 use std::collections::HashSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
+use std::sync::Arc;
 
 use rusqlite::Connection;
 use support::*;
@@ -165,12 +166,10 @@ fn what_a_failed_sync_lost_is_not_claimed_after_a_later_one() {
     }
 }
 
-#[test]
-fn what_the_failed_syncs_of_one_run_lost_is_not_claimed_by_the_next() {
-    let (origin, temp) = (Origin::new(512), Temp::new());
-    let path = temp.path("replica.db");
-    origin.replicate(&path);
-    let disk = Disk::of(&path);
+/// A replica at `path` that followed, and whose syncs have failed since its first commit; with a journal of all of that.
+fn failed_to_sync(origin: &Origin, path: &Path) -> (Arc<Disk>, Connection) {
+    origin.replicate(path);
+    let disk = Disk::of(path);
     disk.begin_journal();
     let replica = disk.open();
     replica.ask::<String>(&origin.follow("{}"));
@@ -183,6 +182,13 @@ fn what_the_failed_syncs_of_one_run_lost_is_not_claimed_by_the_next() {
     until("a sync has failed", || if disk.fired() > 0 { Ok(()) } else { Err("none") });
     replica.ask::<String>("SELECT litestream_stop()");
     disk.heal();
+    (disk, replica)
+}
+
+#[test]
+fn what_the_failed_syncs_of_one_run_lost_is_not_claimed_by_the_next() {
+    let (origin, temp) = (Origin::new(512), Temp::new());
+    let (disk, replica) = failed_to_sync(&origin, &temp.path("replica.db"));
     origin.step(5);
     replica.ask::<String>(&origin.pull("{}"));
     survives(&origin, &disk.end_journal());
@@ -224,21 +230,7 @@ fn a_promotion_is_done_or_not() {
 #[test]
 fn a_promotion_makes_durable_what_failed_syncs_left_behind() {
     let (origin, temp) = (Origin::new(512), Temp::new());
-    let path = temp.path("replica.db");
-    origin.replicate(&path);
-    let disk = Disk::of(&path);
-    disk.begin_journal();
-    let replica = disk.open();
-    replica.ask::<String>(&origin.follow("{}"));
-    let wait = |position: String| {
-        assert_eq!(replica.ask::<i64>(&format!("SELECT litestream_wait('{position}', 60000)")), 1);
-    };
-    wait(origin.step(5));
-    disk.fail(Fault { call: Call::Sync, nth: 0, lasting: true, short: false });
-    wait(origin.step(5));
-    until("a sync has failed", || if disk.fired() > 0 { Ok(()) } else { Err("none") });
-    replica.ask::<String>("SELECT litestream_stop()");
-    disk.heal();
+    let (disk, replica) = failed_to_sync(&origin, &temp.path("replica.db"));
     replica.ask::<Option<String>>("SELECT litestream_promote()");
     let journal = disk.end_journal();
     let house = Temp::new();
