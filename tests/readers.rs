@@ -4,6 +4,8 @@
 
 mod support;
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -155,4 +157,39 @@ fn readers_wait_for_a_new_replica_and_never_see_part_of_it() {
             let _ = std::fs::remove_file(temp.path(name));
         }
     }
+}
+
+#[test]
+fn the_wal_is_started_anew_although_readers_never_pause() {
+    const COMMITS: u64 = 1_500;
+    let temp = Temp::new();
+    let (mut primary, url) = serving_bank(&temp.path("primary.db"), 1000, "{}");
+    let path = temp.path("replica.db");
+    let mut replica = Shell::open(&path);
+    replica.run(&format!("SELECT litestream_follow('{url}', '{{\"checkpoint_frames\": 400}}')"));
+    // The header of the WAL says how often it was.
+    let started = || {
+        let mut head = [0; 16];
+        let read = File::open(with_suffix(&path, "-wal")).and_then(|mut log| log.read_exact(&mut head));
+        read.map_or(0, |()| u32::from_be_bytes([head[12], head[13], head[14], head[15]]))
+    };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        let _stop = StopOnDrop(&stop);
+        for _ in 0..2 {
+            threads.spawn(|| {
+                let reader = plain(&path);
+                while !stop.load(Ordering::Relaxed) {
+                    reader.ask::<i64>("SELECT sum(length(bytes)) FROM ballast");
+                }
+            });
+        }
+        let commits = (0..COMMITS).take_while(|step| {
+            primary.run(&bank::step(*step, 50));
+            catch_up(&mut primary, &mut replica);
+            started() < 3
+        });
+        assert!((commits.count() as u64) < COMMITS, "it was not, by {COMMITS} commits");
+    });
+    assert_same_pages(&temp.path("primary.db"), &path);
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::stage::{
     DATABASE_HEADER, Stage, check_page_one, is_in_wal_mode, is_marked, is_placeholder, mark, move_schema_cookie,
@@ -14,6 +14,15 @@ use crate::format::page_file::Mark;
 use crate::format::walindex::Header;
 use crate::sqlite::{Connection, OpenMode, random_bytes};
 use crate::store::{self, Alone, Appended, Checksums, WalWriter, read_checksums, read_page, restart, valid_state};
+
+/// The pause after a checkpoint that was not complete: so many times what it took, and twice that of the last time, but no longer.
+const CHECKPOINT_SHARE: u32 = 20;
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long the readers of a WAL that is in the database are given to leave it.
+const READERS_PATIENCE: Duration = Duration::from_millis(20);
+/// How often a lock is tried.
+const LOCK_POLL: Duration = Duration::from_micros(500);
 
 /// What the file holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,6 +38,9 @@ pub(super) struct Database {
     pub connection: Connection,
     checkpoint_frames: u32,
     next_checkpoint: u32,
+    /// When to try once more, after a checkpoint that readers kept from being complete.
+    checkpoint_again: Option<Instant>,
+    checkpoint_pause: Duration,
     /// The header that was published last, to notice if somebody else writes.
     published: Option<Header>,
     /// What the pages sum up to, if that is known.
@@ -79,6 +91,8 @@ impl Database {
             connection,
             checkpoint_frames,
             next_checkpoint: checkpoint_frames,
+            checkpoint_again: None,
+            checkpoint_pause: Duration::ZERO,
             published: None,
             checksums: None,
             unsynced: true,
@@ -279,27 +293,50 @@ impl Database {
         self.published = None;
     }
 
-    /// Checkpoints when the WAL has grown, and starts it anew if nobody reads from it. Waits for no reader. `let_go` has those of
-    /// us let go of the WAL who hold it.
+    /// Checkpoints when the WAL has grown, and starts it anew if nobody reads from it. `let_go` has those of us let go of the WAL who
+    /// hold it.
     pub fn keep_wal_short(&mut self, let_go: &mut dyn FnMut() -> Result<()>) -> Result<()> {
-        let frames = self.published.map_or(0, |header| header.last.0);
-        if frames < self.next_checkpoint {
+        let (frames, began) = (self.published.map_or(0, |header| header.last.0), Instant::now());
+        let rested = self.checkpoint_again.is_none_or(|at| began >= at);
+        // Past that size, what kept the last one from being complete may be over long before much more has come.
+        let again = rested && frames >= self.checkpoint_frames && self.checkpoint_again.is_some();
+        if frames < self.next_checkpoint && !again {
             return Ok(());
         }
         self.next_checkpoint = frames.saturating_add(self.checkpoint_frames / 4 + 1);
         self.write_again(&|| false)?;
-        let done = self.connection.checkpoint().inspect_err(|_| self.unsynced = true)?;
-        if done.is_none_or(|done| done.frames != done.backfilled) {
-            return Ok(());
-        }
-        let_go()?;
-        if restart(&self.connection)? {
-            self.next_checkpoint = self.checkpoint_frames;
+        if self.checkpoint_and_restart(if rested { READERS_PATIENCE } else { Duration::ZERO }, let_go)? {
+            (self.next_checkpoint, self.checkpoint_again) = (self.checkpoint_frames, None);
+            self.checkpoint_pause = Duration::ZERO;
             if let Some(header) = &mut self.published {
                 header.last = FrameNo::ZERO;
             }
+        } else if rested {
+            // A reader that stays for long costs less and less.
+            self.checkpoint_pause =
+                (self.checkpoint_pause * 2).max(began.elapsed() * CHECKPOINT_SHARE).min(LONGEST_PAUSE);
+            self.checkpoint_again = Some(Instant::now() + self.checkpoint_pause);
         }
         Ok(())
+    }
+
+    /// Whether the WAL was started anew. Readers that come one after the other without a pause leave it alone a moment after a
+    /// checkpoint was complete, since those that begin then need the database only; so that moment is waited for.
+    fn checkpoint_and_restart(&mut self, patience: Duration, let_go: &mut dyn FnMut() -> Result<()>) -> Result<bool> {
+        let mut deadline = None;
+        loop {
+            let done = self.connection.checkpoint().inspect_err(|_| self.unsynced = true)?;
+            if done.is_some_and(|done| done.frames == done.backfilled) {
+                let_go()?;
+                if restart(&self.connection)? {
+                    return Ok(true);
+                }
+            }
+            if Instant::now() >= *deadline.get_or_insert_with(|| Instant::now() + patience) {
+                return Ok(false);
+            }
+            std::thread::sleep(LOCK_POLL);
+        }
     }
 
     /// Waits until all that was committed is durable.
@@ -403,7 +440,7 @@ fn begin<'c>(connection: &'c Connection, size: PageSize, stop: &dyn Fn() -> bool
                 format!("litestream: {name} is locked by another writer; end its transaction"),
             ));
         }
-        std::thread::sleep(std::time::Duration::from_micros(500));
+        std::thread::sleep(LOCK_POLL);
     }
 }
 
