@@ -82,9 +82,7 @@ impl Primary {
 impl Copying {
     /// Copies the next piece. What the file holds, and the file, when that was the last one.
     pub fn step(&mut self) -> Result<Option<(Content, File)>> {
-        if self.primary.is_stopped() {
-            return Err(Error::usage("the primary has stopped serving this database"));
-        }
+        self.primary.check_serving()?;
         if self.primary.generations() != self.generations {
             return Err(Error::new(Kind::Busy, "the upstream of this relay has begun a new generation; try again"));
         }
