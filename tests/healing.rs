@@ -149,9 +149,7 @@ fn what_is_written_to_a_replica_that_lost_its_mark_is_undone_with_the_next_commi
     let (mut primary, mut replica, _) = pair(&temp);
     // The file format version is put back: the raw write first, then one through SQLite.
     let path = temp.path("replica.db");
-    let file = OpenOptions::new().write(true).open(&path).expect("opening a file");
-    file.write_all_at(&[2], 18).expect("taking the mark away");
-    drop(file);
+    take_mark_away(&path);
     stock(&path, "UPDATE account SET balance = 1000000 WHERE id < 100; CREATE TABLE mine(x)");
     primary.run(&bank::step(4, 1));
     assert_mended(&mut primary, &mut replica, &temp, "written to by somebody else");

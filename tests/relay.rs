@@ -133,9 +133,7 @@ fn a_relay_passes_on_what_was_mended_in_it() {
     let (mut origin, _, mut relay, relay_url) = house(&temp);
     let mut leaf = following(&temp.path("leaf.db"), &relay_url);
     let path = temp.path("relay.db");
-    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opening a file");
-    std::os::unix::fs::FileExt::write_all_at(&file, &[2], 18).expect("taking the mark away");
-    drop(file);
+    take_mark_away(&path);
     stock(&path, "UPDATE account SET balance = 0; UPDATE counter SET n = 1000");
     let mut reader = Shell::stock(&temp.path("leaf.db"));
     let mut witness = bank::Witness::default();
@@ -156,9 +154,7 @@ fn a_relay_passes_nothing_on_that_somebody_else_wrote_to_it_also_when_its_origin
     let (mut origin, _, mut relay, relay_url) = house(&temp);
     let mut leaf = following(&temp.path("leaf.db"), &relay_url);
     let path = temp.path("relay.db");
-    let file = std::fs::OpenOptions::new().write(true).open(&path).expect("opening a file");
-    std::os::unix::fs::FileExt::write_all_at(&file, &[2], 18).expect("taking the mark away");
-    drop(file);
+    take_mark_away(&path);
     stock(&path, "UPDATE account SET balance = 0");
     // Nothing is committed on the origin: what comes from it are heartbeats.
     until_gives(&mut relay, "SELECT heals FROM litestream_status WHERE role = 'replica'", "1");

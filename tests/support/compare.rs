@@ -4,6 +4,8 @@
 //! drop the locks that the process holds (<https://www.sqlite.org/howtocorrupt.html>, section 2.2). So pages are read
 //! through SQLite, and files by child processes.
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
@@ -58,6 +60,12 @@ pub fn is_marked(database: &Path) -> bool {
         [2, 2] => false,
         ref other => panic!("{}: file format versions {other:?}, expected 3 or 2, and 2", database.display()),
     }
+}
+
+/// Takes the mark of a replica away by a raw write to the file, which this process must not have open through SQLite.
+pub fn take_mark_away(database: &Path) {
+    let file = OpenOptions::new().write(true).open(database).expect("opening a file");
+    file.write_all_at(&[2], MARK as u64).expect("taking the mark away");
 }
 
 /// All pages of a database in one piece, as a reader gets them now: those of the WAL included.

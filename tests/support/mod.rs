@@ -30,7 +30,7 @@ pub mod wal;
 
 pub use compare::{
     assert_same_files, assert_same_pages, copy, count_differing, differing_pages, file_bytes, is_marked, mask_mark,
-    pages, stock,
+    pages, stock, take_mark_away,
 };
 pub use crash::{Change, Image, Journal, Kept, with_suffix};
 pub use db::{Sql, load, loaded, plain};
