@@ -14,9 +14,10 @@ use crate::support::table::{Goal, Unit};
 use crate::support::worker::number;
 use crate::support::{Result, clock, db};
 
-const COMMITS_A_SECOND: u64 = 100;
+/// How many are committed a second.
+pub const COMMITS_A_SECOND: u64 = 100;
 /// Commits at the start of a run that are not counted.
-const WARM_UP: usize = 50;
+pub const WARM_UP: usize = 50;
 
 /// Percentiles of one set-up in nanoseconds, one value for each run.
 #[derive(Default)]
@@ -67,7 +68,7 @@ fn run(bench: &Bench, setup: Setup) -> Result<[Vec<i64>; 2]> {
 }
 
 /// Joins the time of each commit (row ids count from 1) with the time of the first look that showed it or a later one.
-fn lags(committed: impl Iterator<Item = u64>, seen: &watch::Seen) -> Vec<i64> {
+pub fn lags(committed: impl Iterator<Item = u64>, seen: &watch::Seen) -> Vec<i64> {
     let lag_of = |(id, committed_ns): (u64, u64)| {
         let (_, seen_ns) = seen.get(seen.partition_point(|&(newest, _)| newest < id))?;
         Some(*seen_ns as i64 - committed_ns as i64)

@@ -6,6 +6,8 @@ mod commits;
 mod files;
 mod lag;
 mod map;
+mod peercommits;
+mod peerlag;
 mod replication;
 mod snapshot;
 mod startup;
@@ -16,6 +18,7 @@ use std::path::PathBuf;
 use rusqlite::Connection;
 use serde_json::Value;
 
+use crate::peers::{Peers, backup};
 use crate::support::Result;
 use crate::support::options::Options;
 use crate::support::scratch::Scratch;
@@ -29,19 +32,23 @@ pub struct Bench {
     pub scratch: Scratch,
     /// Where the figures go.
     pub table: Table,
+    /// What a user would take instead.
+    pub peers: Peers,
 }
 
 /// A measurement: it adds a section to the table.
 pub type Take = fn(&mut Bench) -> Result<()>;
 
 /// All measurements by the names that `--only` takes.
-pub const ALL: [(&str, Take); 6] = [
+pub const ALL: [(&str, Take); 8] = [
     ("apply", apply::take),
     ("snapshot", snapshot::take),
     ("catchup", catchup::take),
     ("lag", lag::take),
     ("commits", commits::take),
     ("map", map::take),
+    ("peerlag", peerlag::take),
+    ("peercommits", peercommits::take),
 ];
 
 /// Answers in a worker the requests that belong to one measurement.
@@ -54,10 +61,13 @@ pub fn obey(name: &str, request: &Value, connection: &mut Connection) -> Result<
         "commit flat out" => commits::commit_flat_out(request, connection),
         "change rows" => catchup::change_rows(request, connection),
         "hash" => catchup::hash(request),
+        "copy pages" => catchup::copy_pages(request),
         "hash and copy" => catchup::hash_and_copy(request),
         "change flat out" => map::change_flat_out(request, connection),
         "hash pages" => Ok(map::hash_pages()),
         "watch" => watch::watch(request, connection),
+        "watch anew" => watch::watch_anew(request),
+        "back up" => backup::back_up(request, connection),
         _ => Err(format!("unknown request {name}").into()),
     }
 }
