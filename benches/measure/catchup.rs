@@ -229,17 +229,21 @@ impl Beside {
     /// Lets each peer catch up with the same primary, or with one that changed in the same way.
     fn take(&mut self, bench: &mut Bench, away: &mut Away, source: &Path) -> Result<()> {
         self.ours.push(Content::of(&away.replica)?);
+        let mut shipped = None;
         for (peer, (work, failed)) in Peer::ALL.into_iter().zip(self.peers.iter_mut().zip(&mut self.failed)) {
             if *failed {
                 continue;
             }
-            match catch_up_by(peer, bench, &away.primary, source) {
+            match catch_up_by(peer, bench, &away.primary, source, &mut shipped) {
                 Ok((ns, content)) => work.add(ns, content),
                 Err(error) => {
                     bench.table.left_out(&format!("Catch up by {}", peer.title()), &error.to_string());
                     *failed = true;
                 }
             }
+        }
+        if shipped.is_some() {
+            bench.scratch.remove("shipped")?;
         }
         bench.scratch.remove("peer")
     }
@@ -264,8 +268,14 @@ impl Beside {
     }
 }
 
-/// How long a peer takes, in nanoseconds, and what it leads to.
-fn catch_up_by(peer: Peer, bench: &Bench, primary: &Path, source: &Path) -> Result<(f64, Content)> {
+/// How long a peer takes, in nanoseconds, and what it leads to. Litestream's two ways share what was `shipped`.
+fn catch_up_by(
+    peer: Peer,
+    bench: &Bench,
+    primary: &Path,
+    source: &Path,
+    shipped: &mut Option<Archive>,
+) -> Result<(f64, Content)> {
     let replica = bench.scratch.fresh("peer")?.join("replica.db");
     let ns = match peer {
         Peer::Cp => snapshot::cp(primary, &replica)?,
@@ -275,19 +285,26 @@ fn catch_up_by(peer: Peer, bench: &Bench, primary: &Path, source: &Path) -> Resu
             scratch::settle()?;
             rsync::sync(&program, primary, &replica)?.ns + snapshot::sync(&replica)?
         }
-        Peer::Follow | Peer::Restore => catch_up_by_litestream(peer, bench, source, &replica)?,
+        Peer::Follow => take_up(shipped.insert(ship(bench, source, Some(&replica))?), &replica)?,
+        Peer::Restore => {
+            let archive = match shipped {
+                Some(archive) => archive,
+                None => shipped.insert(ship(bench, source, None)?),
+            };
+            archive.restore(&replica)?.ns + snapshot::sync(&replica)?
+        }
     };
     Ok((ns, Content::of(&replica)?))
 }
 
-/// The daemon ships a database of its own while that changes; the replica has been away from before that on.
-fn catch_up_by_litestream(peer: Peer, bench: &Bench, source: &Path, replica: &Path) -> Result<f64> {
+/// An archive of a database of its own, which has changed in the same way; the replica was there before, and then went away.
+fn ship(bench: &Bench, source: &Path, replica: Option<&Path>) -> Result<Archive> {
     let program = bench.peers.litestream()?;
-    let primary = replica.with_file_name("own.db");
+    let primary = bench.scratch.fresh("shipped")?.join("own.db");
     fs::copy(source, &primary)?;
     let archive = Archive::of(program, &primary, Pace::Millis(10))?;
     let daemon = archive.replicate()?;
-    if peer == Peer::Follow {
+    if let Some(replica) = replica {
         archive.follow(replica)?.end()?;
     }
     let mut writer = Worker::open(&primary)?;
@@ -296,9 +313,11 @@ fn catch_up_by_litestream(peer: Peer, bench: &Bench, source: &Path, replica: &Pa
     daemon.end()?;
     writer.close()?;
     scratch::settle()?;
-    if peer == Peer::Restore {
-        return Ok(archive.restore(replica)?.ns + snapshot::sync(replica)?);
-    }
+    Ok(archive)
+}
+
+/// How long a follower that was away takes until it has all of the archive.
+fn take_up(archive: &Archive, replica: &Path) -> Result<f64> {
     let newest = archive.newest()?;
     let began = clock::monotonic_ns();
     let mut follower = archive.take_up(replica)?;

@@ -60,7 +60,7 @@ impl Peers {
     }
 
     fn folder(&self) -> Result<&Path> {
-        Ok(self.folder.as_deref().ok_or("--no-peers")?)
+        Ok(self.folder.as_deref().ok_or("left out by --no-peers")?)
     }
 
     /// The folder of Python's packages.
