@@ -14,6 +14,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 LEAST_RUNS = 5
+PLOTS = {
+    "lag": "Lag, by peer",
+    "commits": "Commits a second, by set-up",
+    "snapshot": "Time of a snapshot, by peer",
+    "catchup": "Time to catch up, by peer",
+}
+"""What benches/plot.py draws, into the folder that is called like the document."""
 
 
 def main():
@@ -24,7 +31,7 @@ def main():
         sys.exit(f"report: {sys.argv[1]} is not of all measurements with their peers and {LEAST_RUNS} runs of each")
     text = document.read_text()
     text = replaced(text, "goals", goals(results))
-    text = replaced(text, "results", [*circumstances(results), *sections(results)])
+    text = replaced(text, "results", [*circumstances(results), *plots(results, document), *sections(results)])
     document.write_text(text)
     print(document)
 
@@ -51,6 +58,16 @@ def circumstances(results):
     ]
 
 
+def plots(results, document):
+    """An image for each plot that there are values for."""
+    drawn = {bar["chart"] for bar in results["table"]["charts"]}
+    lines = []
+    for name, title in PLOTS.items():
+        if name in drawn:
+            lines += [f"![{title}]({document.stem}/{name}.png)", ""]
+    return lines
+
+
 def first(version):
     """The first word: a number, or the day of a build."""
     return str(version).split(" ")[0]
@@ -58,17 +75,26 @@ def first(version):
 
 def goals(results):
     """A table of all that has a goal, missed ones first."""
-    lines = ["| goal | median | wanted | |", "|---|---|---|---|"]
     rows = []
     for section in results["table"]["sections"]:
+        # The rest of the title tells how much of it was done.
+        title = re.split("[:,] ", section["title"])[0]
         for line in section["lines"]:
             if line["goal"]:
-                of = "" if line["of"] == line["what"] else f"{line['of']}, "
-                what = f"{section['measurement']}: {of}{line['what'].removeprefix('– ')}"
-                rows.append((line["met"], what, line["shown"]))
-    for met, what, shown in sorted(rows, key=lambda row: row[0]):
-        lines.append(f"| {what} | {shown[1]} | {shown[3]} | {'met' if met else '**missed**'} |")
+                rows.append((line["met"], title, what_of(line), line["shown"]))
+    lines = ["| measurement | figure | median | goal | |", "|---|---|---|---|---|"]
+    for met, title, what, shown in sorted(rows, key=lambda row: row[0]):
+        lines.append(f"| {title} | {what} | {shown[1]} | {shown[3]} | {'met' if met else '**missed**'} |")
     return lines
+
+
+def what_of(line):
+    """What a line tells, also without the line above that it belongs to."""
+    if line["of"] == line["what"]:
+        return line["what"]
+    # "whose: which figure" is followed by other figures of the same.
+    whose = re.sub(": [a-z0-9]+$", "", line["of"])
+    return f"{whose}: {line['what'].removeprefix('– ')}"
 
 
 def sections(results):
