@@ -20,6 +20,9 @@ use crate::format::wal::frame_size;
 use crate::sqlite::{Connection, Host, OpenMode};
 use crate::store::{Sidecar, SidecarLock};
 
+/// How long a writer that has just checkpointed waits for the tail to end its look, so that the WAL is not checkpointed again.
+const CORE_PATIENCE: Duration = Duration::from_micros(300);
+
 /// How a database is served.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -259,12 +262,12 @@ impl Primary {
     }
 
     /// The checkpoint that SQLite would run in the writer's thread, after which the next writer may restart the WAL as it
-    /// would without us. Left to the tail when that has the core just now: the writer waits for nobody.
+    /// would without us. Left to the tail when that keeps the core just now: the writer waits for nobody for long.
     fn checkpoint_inline(&self, host: Host, schema: &str) {
         self.inline.store(true, Relaxed);
         let _ = self.counters.checkpoints.time(|| host.checkpoint(schema));
-        let allowed =
-            self.core.try_lock().is_ok_and(|mut core| self.noted(self.allow_restart(&mut core)) == Some(true));
+        let core = self.core_soon();
+        let allowed = core.is_some_and(|mut core| self.noted(self.allow_restart(&mut core)) == Some(true));
         self.inline.store(false, Relaxed);
         if !allowed {
             self.wake.ring();
@@ -320,6 +323,18 @@ impl Primary {
 
     pub(super) fn lock_core(&self) -> MutexGuard<'_, Core> {
         locked(&self.core)
+    }
+
+    /// The core, if it is free within a fraction of what a checkpoint takes.
+    fn core_soon(&self) -> Option<MutexGuard<'_, Core>> {
+        let began = Instant::now();
+        loop {
+            match self.core.try_lock() {
+                Ok(core) => return Some(core),
+                Err(_) if began.elapsed() > CORE_PATIENCE => return None,
+                Err(_) => std::thread::yield_now(),
+            }
+        }
     }
 
     /// Keeps an error for the status table, and the log.

@@ -6,11 +6,12 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use super::Primary;
+use super::core::Core;
 use super::history::Reserve;
 use crate::base::{FrameNo, Position, Result};
 use crate::format::wal::frame_offset;
 use crate::sqlite::{Connection, guarded, spawn};
-use crate::store::{Alone, Sidecar, glance};
+use crate::store::{Alone, Sidecar, State};
 
 /// After a look that found something, the next one comes no sooner: what is committed meanwhile goes out as one. Doubles
 /// while each look finds many commits, so that a writer flat out is not slowed by being watched.
@@ -28,12 +29,14 @@ const QUIET: Duration = Duration::from_millis(100);
 const JUST_NOW: Duration = Duration::from_millis(3);
 /// When nothing was copied into the database for this long while the WAL grew, nobody else sees to it.
 const ABANDONED: Duration = Duration::from_secs(1);
-/// How often the wal-index is glanced at before anything else is looked at.
-const GLANCES: u32 = 2000;
 /// Pause between two looks at a checkpoint that will take a while.
 const LOOK: Duration = Duration::from_micros(100);
 /// How long a WAL past its limit is left to its writers.
 const UNWATCHED: Duration = Duration::from_millis(100);
+/// How long a checkpoint is left alone before it is looked at what others have committed meanwhile.
+const LEFT_ALONE: Duration = Duration::from_millis(5);
+/// How soon after its checkpoint a writer that does not pause has made its next commit.
+const GOES_ON: Duration = Duration::from_millis(1);
 /// How long a writer's checkpoint is waited for to begin, and to end, to let the WAL be restarted right after.
 const CHECKPOINT_BEGINS: Duration = Duration::from_millis(10);
 const CHECKPOINT_ENDS: Duration = Duration::from_secs(1);
@@ -59,8 +62,6 @@ pub(super) struct Tail {
     last_position: Position,
     /// How many frames were in the database, and since when.
     last_backfill: (u32, Instant),
-    /// How long a writer's checkpoint took when one was last watched.
-    last_checkpoint: Duration,
     last_news: Instant,
     /// How long the WAL was, in frames.
     frames: u32,
@@ -87,7 +88,6 @@ impl Tail {
             shown: (reached, Instant::now()),
             last_position: reached,
             last_backfill: (0, Instant::now()),
-            last_checkpoint: Duration::ZERO,
             last_news: Instant::now(),
             frames: 0,
             next_checkpoint: 0,
@@ -236,74 +236,52 @@ impl Tail {
     /// A writer that commits without a pause checkpoints in between, and goes on microseconds later. That is when it must be
     /// allowed to restart the WAL: after its next commit, not all of it is in the database again.
     /// Gives up when commits have come after it, and soon where no checkpoint was seen for long.
-    fn wait_for_checkpoint(&mut self) -> Result<Waited> {
+    fn wait_for_checkpoint(&self) -> Result<Waited> {
         let began = Instant::now();
-        let primary = Arc::clone(&self.primary);
-        let mut state = primary.lock_core().look()?;
-        let before = state.backfilled;
-        let large = state.header.last.0.saturating_sub(before) > primary.options.checkpoint_frames / 2;
-        // They are much alike: the first part of a large one can be slept through.
-        let asleep = if large { self.last_checkpoint.mul_f32(0.6) } else { Duration::ZERO };
         let begins = if self.last_backfill.1.elapsed() < ABANDONED { CHECKPOINT_BEGINS } else { Duration::ZERO };
+        let mut before = None;
         loop {
-            match self.glance_at(state.header.last)? {
-                Glance::Commit if state.is_being_backfilled() => return Ok(Waited::Missed),
-                Glance::Done if self.seize_restart()? => {
-                    if large {
-                        self.last_checkpoint = began.elapsed();
-                    }
-                    return Ok(Waited::Restartable);
-                }
-                _ => {}
+            let mut core = self.primary.lock_core();
+            self.primary.look(&mut core)?;
+            let mut state = core.look()?;
+            if state.is_being_backfilled() && self.primary.options.wal_limit > 0 {
+                state = self.leave_to_checkpoint(&mut core)?;
             }
-            if primary.inline.load(Relaxed) {
+            let before = *before.get_or_insert(state.backfilled);
+            let restarted = state.header.last.0 < self.primary.options.checkpoint_frames;
+            if restarted || self.primary.inline.load(Relaxed) || core.allow_restart(&state)? {
                 return Ok(Waited::Restartable);
             }
-            let mut core = primary.lock_core();
-            primary.look(&mut core)?;
-            state = core.look()?;
             drop(core);
             match began.elapsed() {
                 _ if state.backfilled > before && !state.is_backfilled() => return Ok(Waited::Missed),
                 elapsed if elapsed > if state.is_being_backfilled() { CHECKPOINT_ENDS } else { begins } => {
                     return Ok(Waited::InVain);
                 }
-                elapsed if elapsed < asleep && state.is_being_backfilled() => std::thread::sleep(LOOK),
-                _ => {}
+                _ => std::thread::sleep(LOOK),
             }
         }
     }
 
-    /// Looks at the wal-index for some microseconds, as closely as can be: a writer goes on 3 to 5 after its checkpoint.
-    fn glance_at(&self, seen: FrameNo) -> Result<Glance> {
-        let index = self.checkpointer.wal_index()?;
-        for _ in 0..GLANCES {
-            let (last, backfilled) = glance(&index)?;
-            if last != seen {
-                return Ok(Glance::Commit);
-            }
-            if backfilled == last.0 {
-                return Ok(Glance::Done);
-            }
-            std::hint::spin_loop();
-        }
-        Ok(Glance::Nothing)
-    }
-
-    /// Allows the WAL to be restarted now that all of it is in the database. A checkpointer keeps read lock 0 for a moment
-    /// after it has said so.
-    fn seize_restart(&self) -> Result<bool> {
-        let mut core = self.primary.lock_core();
-        for _ in 0..20 {
+    /// Lets go of a WAL of which all was seen while a checkpoint copies it, so that the commit that follows may restart it.
+    /// Until the checkpoint is over, or for a moment if it is a long one. Where things stand then.
+    fn leave_to_checkpoint(&self, core: &mut Core) -> Result<State> {
+        core.let_go()?;
+        let began = Instant::now();
+        let mut over = None;
+        loop {
+            std::thread::sleep(LOOK);
             let state = core.look()?;
-            if core.is_news(&state) {
-                return Ok(false);
+            if state.is_backfilled() {
+                over.get_or_insert_with(Instant::now);
             }
-            if core.allow_restart(&state)? {
-                return Ok(true);
+            let goes_on = if state.is_being_backfilled() { began.elapsed() < LEFT_ALONE } else { state.is_backfilled() };
+            if !goes_on || core.was_restarted()? || over.is_some_and(|at| at.elapsed() > GOES_ON) {
+                break;
             }
         }
-        Ok(false)
+        self.primary.look(core)?;
+        core.look()
     }
 }
 
@@ -315,16 +293,6 @@ enum Waited {
     Missed,
     /// None began, or it took too long.
     InVain,
-}
-
-/// What was seen of a checkpoint.
-enum Glance {
-    /// All is in the database.
-    Done,
-    /// Something was committed.
-    Commit,
-    /// Neither yet.
-    Nothing,
 }
 
 /// Lets writers of this process wake the thread.

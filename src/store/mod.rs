@@ -18,6 +18,6 @@ pub use log_reader::{LogFile, LoggedFrame};
 pub use lookup::{page_size, pages, read_checksums, read_page};
 pub use page_file::Entry;
 pub use sidecar::{Sidecar, SidecarLock};
-pub use walindex::{State, glance, newest_frame, page_of, state, valid_state};
+pub use walindex::{State, newest_frame, page_of, state, valid_state};
 pub use watch::Watch;
 pub use writer::{Appended, WalWriter, restart};
