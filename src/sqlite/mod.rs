@@ -17,6 +17,7 @@ mod shm;
 mod signals;
 mod table;
 mod value;
+mod writeback;
 
 pub use api::{has_wal_reset_bug, install, log_to_sqlite, random_bytes, version};
 pub use connection::{Checkpointed, Connection, OpenMode};
@@ -31,3 +32,4 @@ pub use shm::{Held, LockMode, WalIndex};
 pub use signals::wait_for_end;
 pub use table::{Cells, Table, define_table};
 pub use value::Value;
+pub use writeback::Writeback;
