@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SECTOR: usize = 512;
 
 /// What a hole reads as.
-static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 12] = [0; 1 << 12];
 
 /// A file being filled.
 pub(super) struct Bootstrap<'c> {
