@@ -48,7 +48,8 @@ impl<'c> Bootstrap<'c> {
             )
         })?;
         let writeback = Writeback::of(connection.path());
-        let begun = Bootstrap { file, size, read_only, page_one: None, end: 0, writeback, finished: false, _lock: lock };
+        let begun =
+            Bootstrap { file, size, read_only, page_one: None, end: 0, writeback, finished: false, _lock: lock };
         file.truncate(0)?;
         file.write(0, &placeholder(size))?;
         // Before anything else is in the file.

@@ -6,6 +6,7 @@
 
 mod api;
 mod connection;
+mod doorbell;
 mod entry;
 mod file;
 mod function;
@@ -21,6 +22,7 @@ mod writeback;
 
 pub use api::{has_wal_reset_bug, install, log_to_sqlite, random_bytes, version};
 pub use connection::{Checkpointed, Connection, OpenMode};
+pub use doorbell::{Doorbell, Woken};
 pub use entry::enter;
 pub use file::{Exclusive, File};
 pub use function::{Call, Output, define_function};

@@ -17,7 +17,7 @@ pub use copy::{Copy, NewFile, check_target, copy};
 pub use log_reader::{LogFile, LoggedFrame};
 pub use lookup::{page_size, pages, read_checksums, read_page};
 pub use page_file::Entry;
-pub use sidecar::{Sidecar, SidecarLock};
+pub use sidecar::{Sidecar, SidecarLock, beside};
 pub use walindex::{State, newest_frame, page_of, state, valid_state};
 pub use watch::Watch;
 pub use writer::{Appended, WalWriter, restart};

@@ -2,8 +2,8 @@
 
 use crate::base::{Error, FrameNo, Pgno, Result};
 use crate::format::walindex::{
-    AT_BACKFILL, AT_BACKFILL_ATTEMPTED, AT_HASH, AT_READ_MARKS, AT_SECOND_HEADER, Header, MARK_UNUSED,
-    Place, READ_MARKS, SLOTS, entries_start, first_slot, next_slot,
+    AT_BACKFILL, AT_BACKFILL_ATTEMPTED, AT_HASH, AT_READ_MARKS, AT_SECOND_HEADER, Header, MARK_UNUSED, Place,
+    READ_MARKS, SLOTS, entries_start, first_slot, next_slot,
 };
 use crate::sqlite::{Connection, WalIndex};
 
