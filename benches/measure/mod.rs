@@ -3,12 +3,16 @@
 mod apply;
 mod catchup;
 mod commits;
+mod fanout;
 mod files;
+mod idle;
 mod lag;
+mod lag_flat_out;
 mod map;
 mod replication;
 mod snapshot;
 mod startup;
+mod subscribers;
 mod watch;
 
 use std::path::PathBuf;
@@ -35,12 +39,15 @@ pub struct Bench {
 pub type Take = fn(&mut Bench) -> Result<()>;
 
 /// All measurements by the names that `--only` takes.
-pub const ALL: [(&str, Take); 6] = [
+pub const ALL: [(&str, Take); 9] = [
     ("apply", apply::take),
     ("snapshot", snapshot::take),
     ("catchup", catchup::take),
     ("lag", lag::take),
+    ("flatout", lag_flat_out::take),
     ("commits", commits::take),
+    ("fanout", fanout::take),
+    ("idle", idle::take),
     ("map", map::take),
 ];
 
@@ -51,7 +58,12 @@ pub fn obey(name: &str, request: &Value, connection: &mut Connection) -> Result<
         "apply" => apply::apply(request, connection),
         "write" => apply::write(request),
         "commit at a pace" => lag::commit_at_a_pace(request, connection),
-        "commit flat out" => commits::commit_flat_out(request, connection),
+        "commit and tell" => lag::commit_and_tell(request, connection),
+        "commit and note" => lag_flat_out::commit_and_note(request, connection),
+        "look now and then" => lag_flat_out::look_now_and_then(connection),
+        "subscribe" => fanout::subscribe(request),
+        "arrivals" => fanout::arrivals(request),
+        "commit" => commits::commit(request, connection),
         "change rows" => catchup::change_rows(request, connection),
         "hash" => catchup::hash(request),
         "hash and copy" => catchup::hash_and_copy(request),

@@ -29,6 +29,8 @@ pub enum Unit {
     Times,
     /// The same, where a hundredth is too coarse.
     Thousandths,
+    /// A share, given as a fraction of one.
+    Percent,
 }
 
 /// What a ratio or a difference should be.
@@ -113,6 +115,7 @@ impl Unit {
             Unit::BytesPerSecond => format!("{:.2} GB/s", value / 1e9),
             Unit::Times => format!("{value:.2} x"),
             Unit::Thousandths => format!("{value:.3} x"),
+            Unit::Percent => format!("{:.2} %", value * 100.0),
         }
     }
 }
