@@ -70,11 +70,16 @@ fn run(bench: &Bench, setup: Setup) -> Result<[Vec<i64>; 2]> {
 
 /// Joins the time of each commit (row ids count from 1) with the time of the first look that showed it or a later one.
 fn lags(committed: impl Iterator<Item = u64>, seen: &watch::Seen) -> Vec<i64> {
+    lags_after(0, committed, seen)
+}
+
+/// The same, where there were rows up to `first` before. Nanoseconds, sorted; without the commits at the start of a run.
+pub fn lags_after(first: u64, committed: impl Iterator<Item = u64>, seen: &watch::Seen) -> Vec<i64> {
     let lag_of = |(id, committed_ns): (u64, u64)| {
         let (_, seen_ns) = seen.get(seen.partition_point(|&(newest, _)| newest < id))?;
         Some(*seen_ns as i64 - committed_ns as i64)
     };
-    let mut lags: Vec<i64> = (1..).zip(committed).skip(WARM_UP).filter_map(lag_of).collect();
+    let mut lags: Vec<i64> = (first + 1..).zip(committed).skip(WARM_UP).filter_map(lag_of).collect();
     lags.sort_unstable();
     lags
 }
@@ -106,7 +111,7 @@ fn report(bench: &mut Bench, lags: &[Lags; 3]) {
 /// poller falls into step with it. Answers with the monotonic times in nanoseconds right before and after each COMMIT.
 pub fn commit_at_a_pace(request: &Value, connection: &mut Connection) -> Result<Value> {
     let mut committed: Vec<(u64, u64)> = Vec::new();
-    at_a_pace(connection, number(request, "commits")?, |called_ns, returned_ns| {
+    at_a_pace(connection, request, |called_ns, returned_ns| {
         committed.push((called_ns, returned_ns));
         Ok(())
     })?;
@@ -118,7 +123,7 @@ pub fn commit_at_a_pace(request: &Value, connection: &mut Connection) -> Result<
 pub fn commit_and_tell(request: &Value, connection: &mut Connection) -> Result<Value> {
     let mut position = connection.prepare("SELECT litestream_position()")?;
     let mut told: Vec<(String, u64)> = Vec::new();
-    at_a_pace(connection, number(request, "commits")?, |_, returned_ns| {
+    at_a_pace(connection, request, |_, returned_ns| {
         told.push((position.query_row([], |row| row.get(0))?, returned_ns));
         Ok(())
     })?;
@@ -126,16 +131,18 @@ pub fn commit_and_tell(request: &Value, connection: &mut Connection) -> Result<V
 }
 
 /// Calls `done` after each commit, with the monotonic times in nanoseconds right before and after it.
-fn at_a_pace(connection: &Connection, commits: u64, mut done: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
+fn at_a_pace(connection: &Connection, request: &Value, mut done: impl FnMut(u64, u64) -> Result<()>) -> Result<()> {
+    // There may be rows already.
+    let after = request.get("after").and_then(Value::as_u64).unwrap_or(0);
     let mut insert =
         connection.prepare("INSERT INTO row(id, content) VALUES (?1, 'a small row, committed at a pace')")?;
     let interval_ns = 1_000_000_000 / COMMITS_A_SECOND;
     let began = clock::monotonic_ns();
     let mut random = Random(1);
-    for id in 1..=commits {
-        clock::sleep_until_ns(began + id * interval_ns + random.below(interval_ns * 4 / 10));
+    for n in 1..=number(request, "commits")? {
+        clock::sleep_until_ns(began + n * interval_ns + random.below(interval_ns * 4 / 10));
         let called = clock::monotonic_ns();
-        insert.execute([id as i64])?;
+        insert.execute([(after + n) as i64])?;
         done(called, clock::monotonic_ns())?;
     }
     Ok(())

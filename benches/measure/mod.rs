@@ -5,14 +5,17 @@ mod catchup;
 mod commits;
 mod fanout;
 mod files;
+mod growth;
 mod idle;
 mod lag;
 mod lag_flat_out;
+mod library;
 mod map;
 mod replication;
 mod snapshot;
 mod startup;
 mod subscribers;
+mod throttled;
 mod watch;
 
 use std::path::PathBuf;
@@ -39,7 +42,7 @@ pub struct Bench {
 pub type Take = fn(&mut Bench) -> Result<()>;
 
 /// All measurements by the names that `--only` takes.
-pub const ALL: [(&str, Take); 9] = [
+pub const ALL: [(&str, Take); 12] = [
     ("apply", apply::take),
     ("snapshot", snapshot::take),
     ("catchup", catchup::take),
@@ -48,6 +51,9 @@ pub const ALL: [(&str, Take); 9] = [
     ("commits", commits::take),
     ("fanout", fanout::take),
     ("idle", idle::take),
+    ("throttled", throttled::take),
+    ("library", library::take),
+    ("growth", growth::take),
     ("map", map::take),
 ];
 
@@ -63,6 +69,9 @@ pub fn obey(name: &str, request: &Value, connection: &mut Connection) -> Result<
         "look now and then" => lag_flat_out::look_now_and_then(connection),
         "subscribe" => fanout::subscribe(request),
         "arrivals" => fanout::arrivals(request),
+        "be a link" => throttled::be_a_link(request),
+        "tell of the link" => Ok(throttled::tell_of_the_link()),
+        "load and count" => library::load_and_count(request, connection),
         "commit" => commits::commit(request, connection),
         "change rows" => catchup::change_rows(request, connection),
         "hash" => catchup::hash(request),
