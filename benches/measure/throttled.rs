@@ -40,6 +40,9 @@ struct Figures {
     passed: Vec<f64>,
     needed_ns: Vec<f64>,
     plain_ns: Vec<f64>,
+    /// Until the first bytes have passed, and from the last ones to the end.
+    before_ns: Vec<f64>,
+    after_ns: Vec<f64>,
     cpu_ns: [Vec<f64>; 3],
 }
 
@@ -73,17 +76,21 @@ fn run(bench: &Bench, source: &Path, figures: &mut Figures) -> Result<()> {
 
     let cpu = [primary.cpu_ns()?, link.cpu_ns()?, puller.cpu_ns()?];
     let pull = format!("SELECT litestream_pull('http://{address}', '{{\"compression\": \"lz4\"}}')");
-    let pulled = puller.time(&pull)?;
+    let began = clock::monotonic_ns();
+    puller.sql(&pull)?;
     // It should have synced by itself; if it has not, this is where the time goes.
-    let synced = clock::monotonic_ns();
     File::open(&replica)?.sync_all()?;
-    figures.pull_ns.push(pulled + (clock::monotonic_ns() - synced) as f64);
+    let ended = clock::monotonic_ns();
+    figures.pull_ns.push((ended - began) as f64);
     for ((worker, before), cpu_ns) in
         [&mut primary, &mut link, &mut puller].into_iter().zip(cpu).zip(&mut figures.cpu_ns)
     {
         cpu_ns.push(worker.cpu_ns()? - before);
     }
-    let passed = number(&link.ask(json!({"do": "tell of the link"}))?, "bytes")? as f64;
+    let told = link.ask(json!({"do": "tell of the link"}))?;
+    let passed = number(&told, "bytes")? as f64;
+    figures.before_ns.push(number(&told, "first_ns")?.saturating_sub(began) as f64);
+    figures.after_ns.push(ended.saturating_sub(number(&told, "last_ns")?) as f64);
     figures.passed.push(passed);
     figures.needed_ns.push(passed / BYTES_A_SECOND * 1e9);
     if primary.sql(CONTENT)? != puller.sql(CONTENT)? {
@@ -103,6 +110,8 @@ fn report(bench: &mut Bench, bytes: f64, figures: &Figures) {
     table.line("litestream_pull, then fsync of the replica", &figures.pull_ns, Unit::Seconds);
     let times = ratios(&figures.pull_ns, &figures.needed_ns);
     table.goal("– times what the bytes take", &times, Unit::Times, Goal::AtMost(GOAL));
+    table.line("– of it before the first bytes have passed", &figures.before_ns, Unit::Seconds);
+    table.line("– of it after the last ones", &figures.after_ns, Unit::Seconds);
     let times = ratios(&figures.pull_ns, &figures.plain_ns);
     table.line("– times what they would take if they were not compressed", &times, Unit::Times);
     for (who, cpu_ns) in ["primary", "link", "replica"].into_iter().zip(&figures.cpu_ns) {
@@ -161,12 +170,15 @@ pub fn be_a_link(request: &Value) -> Result<Value> {
     Ok(json!(address))
 }
 
-/// Worker: tells how many bytes were passed on to who connected.
+/// Worker: tells how many bytes were passed on to who connected, and when the first and the last of them were, in monotonic nanoseconds.
 pub fn tell_of_the_link() -> Value {
-    json!({"bytes": PASSED.load(Ordering::Relaxed)})
+    let told = |what: &AtomicU64| what.load(Ordering::Relaxed);
+    json!({"bytes": told(&PASSED), "first_ns": told(&FIRST_NS), "last_ns": told(&LAST_NS)})
 }
 
 static PASSED: AtomicU64 = AtomicU64::new(0);
+static FIRST_NS: AtomicU64 = AtomicU64::new(0);
+static LAST_NS: AtomicU64 = AtomicU64::new(0);
 
 /// What all connections share.
 struct Link {
@@ -194,7 +206,11 @@ impl Link {
         let then = *free_ns;
         drop(free_ns);
         clock::sleep_until_ns(then);
-        PASSED.fetch_add(bytes as u64, Ordering::Relaxed);
+        let now = clock::monotonic_ns();
+        if PASSED.fetch_add(bytes as u64, Ordering::Relaxed) == 0 {
+            FIRST_NS.store(now, Ordering::Relaxed);
+        }
+        LAST_NS.store(now, Ordering::Relaxed);
     }
 }
 
