@@ -3,14 +3,21 @@
 mod apply;
 mod catchup;
 mod commits;
+mod fanout;
 mod files;
+mod growth;
+mod idle;
 mod lag;
+mod lag_flat_out;
+mod library;
 mod map;
 mod peercommits;
 mod peerlag;
 mod replication;
 mod snapshot;
 mod startup;
+mod subscribers;
+mod throttled;
 mod watch;
 
 use std::path::PathBuf;
@@ -40,12 +47,18 @@ pub struct Bench {
 pub type Take = fn(&mut Bench) -> Result<()>;
 
 /// All measurements by the names that `--only` takes.
-pub const ALL: [(&str, Take); 8] = [
+pub const ALL: [(&str, Take); 14] = [
     ("apply", apply::take),
     ("snapshot", snapshot::take),
     ("catchup", catchup::take),
     ("lag", lag::take),
+    ("flatout", lag_flat_out::take),
     ("commits", commits::take),
+    ("fanout", fanout::take),
+    ("idle", idle::take),
+    ("throttled", throttled::take),
+    ("library", library::take),
+    ("growth", growth::take),
     ("map", map::take),
     ("peerlag", peerlag::take),
     ("peercommits", peercommits::take),
@@ -58,7 +71,15 @@ pub fn obey(name: &str, request: &Value, connection: &mut Connection) -> Result<
         "apply" => apply::apply(request, connection),
         "write" => apply::write(request),
         "commit at a pace" => lag::commit_at_a_pace(request, connection),
-        "commit flat out" => commits::commit_flat_out(request, connection),
+        "commit and tell" => lag::commit_and_tell(request, connection),
+        "commit and note" => lag_flat_out::commit_and_note(request, connection),
+        "look now and then" => lag_flat_out::look_now_and_then(connection),
+        "subscribe" => fanout::subscribe(request),
+        "arrivals" => fanout::arrivals(request),
+        "be a link" => throttled::be_a_link(request),
+        "tell of the link" => Ok(throttled::tell_of_the_link()),
+        "load and count" => library::load_and_count(request, connection),
+        "commit" => commits::commit(request, connection),
         "change rows" => catchup::change_rows(request, connection),
         "hash" => catchup::hash(request),
         "copy pages" => catchup::copy_pages(request),

@@ -11,10 +11,11 @@ pub const HELP: &str = "\
 Options (each also as a variable in the environment, for example BENCH_RUNS=3):
   --only NAMES         of the measurements, with commas: see below                    [all]
   --runs N             runs of each measurement; the table shows the median           [5, short: 1]
-  --size BYTES         database of snapshot, catchup and map, with K, M or G          [1G, short: 64M]
+  --size BYTES         database of snapshot, catchup, throttled and map, with K, M
+                       or G; growth has one of a tenth and one of ten times as much   [1G, short: 64M]
   --changes N          transactions while the replica of catchup is away              [100000, short: 5000]
   --spread PERCENT     share of the pages that they change                            [5]
-  --seconds N          length of a lag, commits or map run                            [5, short: 1]
+  --seconds N          length of one run of what is measured over time                [5, short: 1]
   --transactions N     length of the recorded WAL of apply                            [20000, short: 2000]
   --short              the short form
   --dir PATH           where the databases go; on the kind of disk that is meant      [beside the build]

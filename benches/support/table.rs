@@ -31,6 +31,8 @@ pub enum Unit {
     Times,
     /// The same, where a hundredth is too coarse.
     Thousandths,
+    /// A share, given as a fraction of one.
+    Percent,
 }
 
 /// What a ratio or a difference should be.
@@ -248,7 +250,7 @@ impl Unit {
             Unit::Seconds | Unit::MillisOfNanos | Unit::MicrosOfNanos | Unit::Nanos => "ns",
             Unit::MiB | Unit::Bytes => "bytes",
             Unit::BytesPerSecond => "bytes a second",
-            Unit::Times | Unit::Thousandths => "ratio",
+            Unit::Times | Unit::Thousandths | Unit::Percent => "ratio",
         }
     }
 
@@ -266,6 +268,7 @@ impl Unit {
             Unit::BytesPerSecond => format!("{:.2} GB/s", value / 1e9),
             Unit::Times => format!("{value:.2} x"),
             Unit::Thousandths => format!("{value:.3} x"),
+            Unit::Percent => format!("{:.2} %", value * 100.0),
         }
     }
 }

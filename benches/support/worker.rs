@@ -98,6 +98,11 @@ impl Worker {
         Ok(self.ask(json!({"do": "cpu"}))?.as_f64().ok_or("no processor time")?)
     }
 
+    /// The process, for what the system tells of it.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Runs SQL and returns how long it took, in nanoseconds.
     pub fn time(&mut self, sql: &str) -> Result<f64> {
         Ok(number(&self.ask(json!({"do": "time", "sql": sql}))?, "ns")? as f64)
