@@ -228,13 +228,14 @@ struct Beside {
 impl Beside {
     /// Lets each peer catch up with the same primary, or with one that changed in the same way.
     fn take(&mut self, bench: &mut Bench, away: &mut Away, source: &Path) -> Result<()> {
-        self.ours.push(Content::of(&away.replica)?);
+        let ours = Content::of(&away.replica)?;
         let mut shipped = None;
         for (peer, (work, failed)) in Peer::ALL.into_iter().zip(self.peers.iter_mut().zip(&mut self.failed)) {
             if *failed {
                 continue;
             }
-            match catch_up_by(peer, bench, &away.primary, source, &mut shipped) {
+            let caught_up = catch_up_by(peer, bench, &away.primary, source, &mut shipped);
+            match caught_up.and_then(|(ns, content)| content.must_equal(&ours).map(|()| (ns, content))) {
                 Ok((ns, content)) => work.add(ns, content),
                 Err(error) => {
                     bench.table.left_out(&format!("Catch up by {}", peer.title()), &error.to_string());
@@ -242,6 +243,7 @@ impl Beside {
                 }
             }
         }
+        self.ours.push(ours);
         if shipped.is_some() {
             bench.scratch.remove("shipped")?;
         }

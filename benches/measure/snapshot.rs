@@ -83,6 +83,7 @@ impl Figures {
 pub fn take(bench: &mut Bench) -> Result<()> {
     let source = bench.scratch.fresh("source")?.join("app.db");
     files::fill(&source, bench.options.size)?;
+    let original = Content::of(&source)?;
     let mut figures: [Figures; WAYS.len()] = Default::default();
     for run in 0..bench.options.runs {
         // Each is the first by turns, in case the disk is still busy with what came before.
@@ -92,7 +93,7 @@ pub fn take(bench: &mut Bench) -> Result<()> {
             if figures.failed {
                 continue;
             }
-            match copy(bench, way, &source, figures) {
+            match copy(bench, way, &source, &original, figures) {
                 Err(error) if way.is_of_a_peer() => {
                     bench.table.left_out(&format!("Snapshot by {}", way.short()), &error.to_string());
                     figures.failed = true;
@@ -106,8 +107,8 @@ pub fn take(bench: &mut Bench) -> Result<()> {
     bench.scratch.remove("snapshot")
 }
 
-/// Makes one copy, and reads what it holds.
-fn copy(bench: &Bench, way: Way, source: &Path, figures: &mut Figures) -> Result<()> {
+/// Makes one copy, and checks that it holds what the original does.
+fn copy(bench: &Bench, way: Way, source: &Path, original: &Content, figures: &mut Figures) -> Result<()> {
     let copy = bench.scratch.fresh("snapshot")?.join("copy.db");
     let ns = match way {
         Way::Cp => cp(source, &copy)?,
@@ -122,7 +123,9 @@ fn copy(bench: &Bench, way: Way, source: &Path, figures: &mut Figures) -> Result
         }
         Way::Litestream => litestream(bench, source, &copy, figures)?,
     };
-    figures.work.add(ns, Content::of(&copy)?);
+    let content = Content::of(&copy)?;
+    content.must_equal(original)?;
+    figures.work.add(ns, content);
     Ok(())
 }
 
