@@ -5,9 +5,9 @@
 use std::path::Path;
 
 /// How much is written before the disk is given it, in bytes.
-const EVERY: u64 = 4 << 20;
+const EVERY: u64 = 2 << 20;
 
-/// A file that is written from its beginning to its end.
+/// A file that is written from its beginning to its end, over and over.
 pub struct Writeback {
     #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "there is no such call"))]
     descriptor: Option<libc::c_int>,
@@ -22,6 +22,9 @@ impl Writeback {
 
     /// Says that the file has been written up to `end`, in bytes.
     pub fn written(&mut self, end: u64) {
+        if end < self.begun {
+            self.begun = 0;
+        }
         if end >= self.begun + EVERY {
             self.begin(end);
             self.begun = end;
