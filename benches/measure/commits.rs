@@ -75,7 +75,7 @@ fn take_one(bench: &Bench, case: Case, pace: u64, seconds: u64, figures: &mut Fi
     let mut processes = Processes::start_with(bench, case.0, case.1)?;
     let mut reader = processes.reader()?;
     let wal = wal_of(&processes.primary);
-    let request = json!({"do": "commit", "seconds": seconds, "pace": pace});
+    let request = json!({"do": "commit flat out", "seconds": seconds, "pace": pace});
     let (written, wal_max) = largest_while(&wal, || processes.writer.ask(request));
     let written = written?;
     let (commits, ended_ns) = (number(&written, "commits")?, number(&written, "ended_ns")?);
@@ -183,11 +183,12 @@ fn report_behind(table: &mut Table, case: Case, figures: &Figures) {
     }
 }
 
-/// Worker: commits single rows for some seconds, flat out or so many a second, and answers with how many, the time of each by
+/// Worker: commits single rows for some seconds, flat out or `pace` a second if there is one, and answers with how many, the time of each by
 /// percentiles, and when it ended. A commit that is due while the one before it goes on begins right after that.
-pub fn commit(request: &Value, connection: &mut Connection) -> Result<Value> {
+pub fn commit_flat_out(request: &Value, connection: &mut Connection) -> Result<Value> {
     let mut insert = connection.prepare("INSERT INTO row(content) VALUES ('a small row, committed by itself')")?;
-    let interval_ns = 1_000_000_000_u64.checked_div(number(request, "pace")?);
+    let pace = request.get("pace").and_then(Value::as_u64).unwrap_or(0);
+    let interval_ns = 1_000_000_000_u64.checked_div(pace);
     let began = clock::monotonic_ns();
     let deadline = began + number(request, "seconds")? * 1_000_000_000;
     let mut times: Vec<u64> = Vec::new();

@@ -30,24 +30,24 @@ struct Figures {
 pub fn take(bench: &mut Bench) -> Result<()> {
     let [mut alone, mut primary, mut follower]: [Figures; 3] = Default::default();
     for _ in 0..bench.options.runs {
-        let mut processes = start(bench, 0)?;
-        watch(bench, vec![(processes.server(), &mut alone)])?;
-        processes.end_alike()?;
-        let mut processes = start(bench, FOLLOWERS)?;
-        let (server, followers) = processes.server_and_followers();
+        // Both at once: they have nothing to do with each other, and the cores are idle.
+        let mut with_none = start("alone", bench, 0)?;
+        let mut with_some = start("followed", bench, FOLLOWERS)?;
+        thread::sleep(CALM);
+        let (server, followers) = with_some.server_and_followers();
         let one = followers.first_mut().ok_or("no follower")?;
-        watch(bench, vec![(server, &mut primary), (one, &mut follower)])?;
-        processes.end_alike()?;
+        watch(bench, vec![(with_none.server(), &mut alone), (server, &mut primary), (one, &mut follower)])?;
+        with_none.end_alike()?;
+        with_some.end_alike()?;
     }
     report(bench, [&alone, &primary, &follower]);
     Ok(())
 }
 
-/// A primary that something was written to, and that has grown calm.
-fn start(bench: &Bench, followers: usize) -> Result<Processes> {
-    let mut processes = Processes::start_with(bench, Setup::WriterServes, followers)?;
+/// A primary that something was written to.
+fn start(folder: &str, bench: &Bench, followers: usize) -> Result<Processes> {
+    let mut processes = Processes::start_in(folder, bench, Setup::WriterServes, followers)?;
     processes.writer.sql("INSERT INTO row(content) VALUES ('the last row')")?;
-    thread::sleep(CALM);
     Ok(processes)
 }
 

@@ -79,7 +79,7 @@ pub fn obey(name: &str, request: &Value, connection: &mut Connection) -> Result<
         "be a link" => throttled::be_a_link(request),
         "tell of the link" => Ok(throttled::tell_of_the_link()),
         "load and count" => library::load_and_count(request, connection),
-        "commit" => commits::commit(request, connection),
+        "commit flat out" => commits::commit_flat_out(request, connection),
         "change rows" => catchup::change_rows(request, connection),
         "hash" => catchup::hash(request),
         "copy pages" => catchup::copy_pages(request),

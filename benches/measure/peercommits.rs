@@ -110,7 +110,7 @@ fn run(bench: &Bench, way: Way, figures: &mut Figures) -> Result<()> {
 }
 
 fn commit_flat_out(bench: &Bench, writer: &mut Worker) -> Result<Value> {
-    writer.ask(json!({"do": "commit", "seconds": bench.options.seconds, "pace": 0}))
+    writer.ask(json!({"do": "commit flat out", "seconds": bench.options.seconds}))
 }
 
 fn report(bench: &mut Bench, figures: &[Figures; WAYS.len()]) {

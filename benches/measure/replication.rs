@@ -64,7 +64,12 @@ impl Processes {
 
     /// The same, with so many followers.
     pub fn start_with(bench: &Bench, setup: Setup, followers: usize) -> Result<Processes> {
-        let folder = bench.scratch.fresh("replication")?;
+        Processes::start_in("replication", bench, setup, followers)
+    }
+
+    /// The same in a folder of that name, beside others.
+    pub fn start_in(name: &str, bench: &Bench, setup: Setup, followers: usize) -> Result<Processes> {
+        let folder = bench.scratch.fresh(name)?;
         let primary = folder.join("primary.db");
         db::open(&primary)?.execute_batch(SCHEMA)?;
         let library = &bench.options.library;
