@@ -7,6 +7,7 @@
 //! Which pages are lacking is known by position, by the checksums of those the replica has, or it is all of them.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use bytes::Bytes;
 
@@ -44,6 +45,8 @@ pub(super) struct CatchUp {
     round_began: Lsn,
     rounds: u32,
     begun: bool,
+    /// When the replica was last sent something.
+    sent: Instant,
     /// How many pages there are to send, at most, and how many of them were.
     headway: Headway,
 }
@@ -61,7 +64,15 @@ pub(super) struct Chunk {
 impl CatchUp {
     /// With pages that the replica `lacks`.
     pub fn new(lacks: Lacks) -> CatchUp {
-        CatchUp { lacks, next: None, round_began: Lsn::ZERO, rounds: 0, begun: false, headway: Headway::begin(0) }
+        CatchUp {
+            lacks,
+            next: None,
+            round_began: Lsn::ZERO,
+            rounds: 0,
+            begun: false,
+            sent: Instant::now(),
+            headway: Headway::begin(0),
+        }
     }
 
     /// How far it has come.
@@ -72,7 +83,17 @@ impl CatchUp {
     /// The next chunk; it may be empty.
     pub fn step(&mut self, primary: &Primary) -> Result<Chunk> {
         let mut core = primary.lock_core();
-        core.reading(|core, news| primary.publish(core, &news), |core, places| self.read(primary, core, places))
+        let mut chunk =
+            core.reading(|core, news| primary.publish(core, &news), |core, places| self.read(primary, core, places))?;
+        // Reading for checksums only can take long. A replica that is new is sent pages all the time.
+        let is_new = matches!(self.lacks, Lacks::Everything);
+        if chunk.records.is_empty() && !is_new && self.sent.elapsed() >= primary.heartbeat() {
+            chunk.records.push_back(self.begin_record(&core));
+        }
+        if !chunk.records.is_empty() {
+            self.sent = Instant::now();
+        }
+        Ok(chunk)
     }
 
     fn read(&mut self, primary: &Primary, core: &mut Core, places: Places) -> Result<Chunk> {
