@@ -18,7 +18,7 @@ demo: ## See a replica follow a database, in some 20 seconds after the build
 	@bash sql/demo/demo.sh target/release/liblitestream
 
 test: ## Run every check and every test
-	@.ci/setup sqlite3 curl $(STRACE)
+	@.ci/setup sqlite3 curl openssl $(STRACE)
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --no-fail-fast
