@@ -6,6 +6,7 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
 mod compare;
+mod container;
 mod crash;
 mod db;
 mod document;
@@ -34,6 +35,7 @@ pub use compare::{
     assert_same_files, assert_same_pages, copy, count_differing, differing_pages, file_bytes, is_marked, mask_mark,
     pages, stock, take_mark_away,
 };
+pub use container::{Container, command, last_stage};
 pub use crash::{Change, Image, Journal, Kept, with_suffix};
 pub use db::{Sql, load, loaded, plain};
 pub use document::{Block, blocks, matches};
@@ -44,7 +46,7 @@ pub use library::library;
 pub use limits::{allow_open_files, limit_open_files};
 pub use origin::{Origin, copy_all, remove};
 pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving_with, until_gives};
-pub use process::{Signal, again, finish, forked, signal, started_again};
+pub use process::{Signal, again, caught, finish, forked, signal, started_again, until_it_waits};
 pub use second::{Second, SecondConnection};
 pub use shell::Shell;
 pub use temp::Temp;
