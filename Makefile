@@ -1,7 +1,7 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture faults fuzz corpus miri asan drivers build install dist packages bench report goldens clean
+.PHONY: help demo test counts torture faults fuzz corpus miri asan drivers build install dist packages bench report goldens clean
 
 PREFIX ?= /usr/local
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
@@ -19,10 +19,14 @@ demo: ## See a replica follow a database, in some 20 seconds after the build
 	@bash sql/demo/demo.sh target/release/liblitestream
 
 test: ## Run every check and every test
-	@.ci/setup sqlite3 curl $(STRACE)
+	@.ci/setup sqlite3 curl openssl $(STRACE)
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --no-fail-fast
+
+counts: ## Count the instructions of the hot paths, and fail where they are far more than before; UPDATE=1 keeps them
+	@.ci/setup valgrind
+	cargo bench --locked --bench counts -- $(if $(UPDATE),--update)
 
 torture: ## Kill, stop, damage and cut everything for SECONDS=60, with SEED=n to do the same again
 	@.ci/setup sqlite3

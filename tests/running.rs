@@ -42,20 +42,6 @@ impl Drop for Daemon {
     }
 }
 
-/// The signals that a process has handlers for.
-fn caught(pid: u32) -> String {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    status.lines().find(|line| line.starts_with("SigCgt")).unwrap().to_string()
-}
-
-/// Waits until a process has a handler for SIGTERM, which no shell has.
-fn until_it_waits(pid: u32) {
-    until("it waits for a signal", || {
-        let bits = u64::from_str_radix(caught(pid).split_whitespace().last().unwrap(), 16).unwrap();
-        if bits & 1 << 14 == 0 { Err("not yet") } else { Ok(()) }
-    });
-}
-
 #[test]
 fn one_command_is_a_primary_and_another_one_a_replica_until_a_signal_ends_them() {
     for signal in ["TERM", "INT"] {

@@ -26,6 +26,9 @@ mod snapshot;
 mod tail;
 mod unwatched;
 
+#[doc(hidden)]
+pub mod counting;
+
 pub use self::core::Seen;
 pub use compare::Comparison;
 pub use counters::{Counts, Effort, Sending};

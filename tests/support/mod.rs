@@ -6,8 +6,10 @@
 #![allow(dead_code, unused_imports, clippy::unwrap_used, clippy::expect_used)]
 
 mod compare;
+mod container;
 mod crash;
 mod db;
+mod document;
 mod end;
 mod faulty_vfs;
 mod http;
@@ -19,6 +21,7 @@ mod process;
 mod second;
 mod shell;
 mod temp;
+mod terminal;
 mod tracer;
 mod upstream;
 mod victim;
@@ -32,8 +35,10 @@ pub use compare::{
     assert_same_files, assert_same_pages, copy, count_differing, differing_pages, file_bytes, is_marked, mask_mark,
     pages, stock, take_mark_away,
 };
+pub use container::{Container, command, last_stage};
 pub use crash::{Change, Image, Journal, Kept, with_suffix};
 pub use db::{Sql, load, loaded, plain};
+pub use document::{Block, blocks, matches};
 pub use end::{End, Kind};
 pub use faulty_vfs::{Call, Disk, Fault, Role};
 pub use http::{Response, get, request, request_over};
@@ -41,10 +46,11 @@ pub use library::library;
 pub use limits::{allow_open_files, limit_open_files};
 pub use origin::{Origin, copy_all, remove};
 pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving_with, until_gives};
-pub use process::{Signal, again, finish, forked, signal, started_again};
+pub use process::{Signal, again, caught, finish, forked, signal, started_again, until_it_waits};
 pub use second::{Second, SecondConnection};
 pub use shell::Shell;
 pub use temp::Temp;
+pub use terminal::Terminal;
 pub use tracer::{About, CALLS, Ended, How, Interruption, can_trace, run_interrupted};
 pub use upstream::{Proxy, Reply, Request, Upstream, proxy, strip_version};
 pub use victim::{Answer, FIRST, LATER, OTHER, Victim, database, segment, version_one};

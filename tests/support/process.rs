@@ -59,6 +59,20 @@ pub fn signal(pid: u32, signal: Signal) {
     assert!(status.success(), "kill -{name} {pid}: {status}");
 }
 
+/// The signals that a process has handlers for.
+pub fn caught(pid: u32) -> String {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the status of a process");
+    status.lines().find(|line| line.starts_with("SigCgt")).unwrap().to_string()
+}
+
+/// Waits until a process has a handler for SIGTERM, which no shell has.
+pub fn until_it_waits(pid: u32) {
+    until("it waits for a signal", || {
+        let bits = u64::from_str_radix(caught(pid).split_whitespace().last().unwrap(), 16).unwrap();
+        if bits & 1 << 14 == 0 { Err("not yet") } else { Ok(()) }
+    });
+}
+
 /// Runs `body` in a fork of this process and gives what the fork ended with: 0 when `body` returned.
 #[allow(unsafe_code)]
 pub fn forked(body: impl FnOnce()) -> i32 {
