@@ -279,3 +279,19 @@ fn a_replica_that_a_primary_does_not_know_is_not_sent_everything() {
     let ahead = format!("/stream?path=primary.db&generation={generation}&index={index}&offset=0000000000ffffff");
     assert_eq!(get(&url, &ahead, &[("Litestream-Stream-Version", "2")]).status, 409, "a position that never was");
 }
+
+#[test]
+fn a_comparison_that_takes_long_shows_that_it_is_alive() {
+    let temp = Temp::new();
+    let (mut primary, _) = serving(&temp.path("primary.db"));
+    primary
+        .run("SELECT litestream_stop(); INSERT INTO t(x) VALUES (zeroblob(40000000)); PRAGMA wal_checkpoint(TRUNCATE)");
+    // Without what the last run left, no checksum is known.
+    std::fs::remove_dir_all(temp.path("primary.db-litestream")).expect("removing the sidecar");
+    let url = primary.ask("SELECT litestream_serve('127.0.0.1:0', '{\"heartbeat_ms\": 1}')");
+    let headers = [("Litestream-Stream-Version", "2"), ("Content-Length", "0")];
+    let mut stream = request("POST", &url, "/stream?path=primary.db&page_size=4096", &headers);
+    let records = std::iter::from_fn(|| stream::Record::read(&mut stream));
+    let begun = records.take_while(|record| record.kind == stream::BEGIN).count();
+    assert!(begun > 1, "nothing was sent while all pages were read");
+}

@@ -51,7 +51,7 @@ pub fn read(path: &Path) -> Result<(Header, Vec<Entry>)> {
 
 /// Replaces the file at `path`, durably.
 pub fn write(path: &Path, header: &Header, entries: impl Iterator<Item = Entry>) -> Result<()> {
-    replace(path, |file| {
+    replace(path, |mut file| {
         let mut crc = Crc::default();
         let mut block = Vec::with_capacity(BLOCK * ENTRY_SIZE);
         block.extend_from_slice(&header.encode());
