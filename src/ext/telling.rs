@@ -7,11 +7,11 @@ use super::registry::{Registry, Running, Teller, path_of};
 use super::serve::server_at;
 use crate::base::{Error, Result};
 use crate::net::Server;
-use crate::sqlite::{Call, Output};
+use crate::sqlite::{Host, Output};
 
 /// Opens the address. Returns its URL. The database of the calling connection, if it has one, is who ends it.
-pub fn open(call: &Call, registry: &Registry, address: &str, mut options: Options) -> Result<Output> {
-    let opened_by = path_of(call.host(), "main")?;
+pub fn open(host: Host, registry: &Registry, address: &str, mut options: Options) -> Result<Output> {
+    let opened_by = path_of(host, "main")?;
     let mut running = registry.running();
     let (server, is_new) = server_at(address, &running.servers, &mut options)?;
     options.end("where nothing but metrics is served")?;

@@ -21,7 +21,7 @@ use crate::sqlite::{Connection, Host, OpenMode};
 use crate::store::{Sidecar, SidecarLock};
 
 /// How a database is served.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// WAL size at which it is checkpointed, in frames.
     pub checkpoint_frames: u32,
@@ -161,6 +161,11 @@ impl Primary {
     /// Absolute path of the database file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How it is served.
+    pub fn options(&self) -> Options {
+        self.options
     }
 
     /// Name of the VFS it is opened through.

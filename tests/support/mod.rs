@@ -33,7 +33,7 @@ pub use compare::{
     pages, stock, take_mark_away,
 };
 pub use crash::{Change, Image, Journal, Kept, with_suffix};
-pub use db::{Sql, load, loaded, plain};
+pub use db::{Sql, load, loaded, plain, try_load};
 pub use end::{End, Kind};
 pub use faulty_vfs::{Call, Disk, Fault, Role};
 pub use http::{Response, get, request, request_over};
