@@ -107,6 +107,10 @@ fn a_replica_that_tells_of_itself_needs_no_call_either() {
     replica.run(&format!(".open '{}'", temp.path("replica.db").display()));
     replica.run(&format!(".load '{}'", library().display()));
     assert!(get(&format!("http://{at}/"), "/metrics", &[]).text().contains("litestream_lag_seconds"));
+    replica.run("SELECT litestream_stop()");
+    replica.run(&format!(".load '{}'", library().display()));
+    assert_eq!(replica.ask(ROLES), "");
+    TcpListener::bind(&at).expect("nobody listens there any more");
 }
 
 #[test]
@@ -383,5 +387,8 @@ fn of_many_workers_one_serves_or_follows_and_all_can_work() {
         assert_eq!(python(&one, WORKERS, &["write"], &[("LITESTREAM_ADDR", &at)]), "0 0 0 0 0 1\n");
         assert_eq!(stock(&one.join("app.db"), "SELECT count(*) FROM t"), "6");
         assert_eq!(python(&two, WORKERS, &["read"], &[("LITESTREAM_UPSTREAM", &url)]), "0 0 0 0 0 1\n");
+        let (three, at) = (temp.folder(&format!("three-{round}")), free_address());
+        let relay = [("LITESTREAM_UPSTREAM", url.as_str()), ("LITESTREAM_ADDR", &at)];
+        assert_eq!(python(&three, WORKERS, &["read"], &relay), "0 0 0 0 0 2\n");
     }
 }

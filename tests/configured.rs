@@ -115,6 +115,9 @@ fn secrets_are_stored_for_this_user_only_and_never_shown() {
     assert_eq!(effective(&mut shell, "token"), "(set)|config");
     assert_eq!(effective(&mut shell, "upstream"), "http://127.0.0.1:1/app.db|config");
     assert!(!shell.ask("SELECT * FROM litestream_config").contains(SECRET));
+    shell.run("SELECT litestream_config('{\"token\": null, \"upstream\": null}')");
+    fs::set_permissions(config_of(&path), fs::Permissions::from_mode(0o644)).unwrap();
+    shell.run(&format!("SELECT litestream_config('{{\"token\": \"{SECRET}\"}}')"));
     let mode = || fs::metadata(config_of(&path)).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(), 0o600);
     assert!(fs::read_to_string(config_of(&path)).unwrap().contains(SECRET));

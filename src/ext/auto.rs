@@ -35,11 +35,11 @@ pub fn begin(host: Host, session: &Session, registry: &Registry) -> Result<()> {
         Err(error) if in_environment("upstream") || in_environment("addr") => return Err(error),
         Err(_) => return Ok(()),
     };
-    if host.vfs("main")?.as_c_str() == IN_MEMORY {
-        return Ok(());
-    }
     let stored = config::read(&path)?.map(|(_, stored)| stored).unwrap_or_default();
     let says = |name| in_environment(name) || stored.contains_key(name);
+    if !says("upstream") && !says("addr") || host.vfs("main")?.as_c_str() == IN_MEMORY {
+        return Ok(());
+    }
     let auto = Auto { host, session, registry, path: &path };
     let followed = match says("upstream") {
         true => auto.said("upstream", auto.follow())?,
@@ -131,7 +131,7 @@ impl Auto<'_> {
     }
 
     fn serve(&self, role: &Role) -> Result<()> {
-        let (sidecar, begun, mut taken) = (Sidecar::of(self.path), Instant::now(), false);
+        let (sidecar, begun) = (Sidecar::of(self.path), Instant::now());
         let mut options = serve::not_given();
         options.surround(Some("addr"), Some(self.path))?;
         let metrics_only = options.flag("metrics_only")?;
@@ -144,12 +144,9 @@ impl Auto<'_> {
             }
             let Err(error) = serve::begin(self.host, self.session, self.registry, serve::not_given()) else { break };
             match error.kind() {
-                // Whoever serves it has the address, and perhaps all that is written. Seen twice, since one who only asks has the lock for
-                // an instant, too.
-                Kind::Taken | Kind::Io | Kind::ReadOnly if writes && sidecar.is_taken() => match taken {
-                    true => break,
-                    false => taken = true,
-                },
+                // Whoever serves it has the address, too; and here it may be open for reading only.
+                Kind::Taken | Kind::Io | Kind::ReadOnly if writes && sidecar.is_taken() => break,
+                // Whoever had it has just let go of it.
                 Kind::Taken => {}
                 // The address is had before the database is.
                 Kind::Io if begun.elapsed() < ADDRESS_PATIENCE => {}

@@ -81,13 +81,17 @@ fn changes(text: &str) -> Result<Map<String, Json>> {
 
 fn store(path: &Path, changes: Map<String, Json>) -> Result<Map<String, Json>> {
     let mut stored = read(path)?.map(|(_, stored)| stored).unwrap_or_default();
+    let had_secret = has_secret(&stored);
     stored.extend(changes);
     stored.retain(|_, value| !value.is_null());
     let text = serde_json::to_string_pretty(&stored).map_err(|e| Error::usage(format!("{NAME}: {e}")))?;
-    let login = stored.get("upstream").and_then(Json::as_str).and_then(|url| Url::parse(url).ok());
-    let secret = stored.contains_key("token") || login.is_some_and(|url| url.login().is_some());
-    Sidecar::of(path).set_config(&text, secret)?;
+    Sidecar::of(path).set_config(&text, has_secret(&stored) && !had_secret)?;
     Ok(stored)
+}
+
+fn has_secret(stored: &Map<String, Json>) -> bool {
+    let upstream = stored.get("upstream").and_then(Json::as_str).and_then(|url| Url::parse(url).ok());
+    stored.contains_key("token") || upstream.is_some_and(|url| url.login().is_some())
 }
 
 /// Settings that are what they may be. Paths are absolute then.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::options::Options;
-use super::registry::{Registry, Running, Teller, path_of};
+use super::registry::{Doing, Registry, Running, Teller, path_of};
 use super::serve::server_at;
 use crate::base::{Error, Result};
 use crate::net::Server;
@@ -22,6 +22,9 @@ pub fn open(host: Host, registry: &Registry, address: &str, mut options: Options
         )));
     }
     running.servers.push(Arc::clone(&server));
+    if let Some(path) = &opened_by {
+        running.let_go.remove(&(path.clone(), Doing::Serving));
+    }
     running.tellers.push(Teller { opened_by, server });
     log::info!("metrics at {url}");
     Ok(url.into())

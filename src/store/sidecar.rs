@@ -15,6 +15,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::copy::private;
 use super::page_file::{self, Entry};
@@ -24,6 +25,10 @@ use crate::sqlite::random_bytes;
 
 /// The longest file of settings, in bytes.
 const LONGEST_CONFIG: u64 = 1 << 20;
+
+/// How often, and after which pause, a lock that somebody has is tried again.
+const ASKERS: u32 = 3;
+const ASKING: Duration = Duration::from_millis(2);
 
 /// The sidecar folder of one database.
 pub struct Sidecar {
@@ -63,7 +68,7 @@ impl Sidecar {
         let path = self.folder.join("lock");
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
-        match file.try_lock() {
+        match patiently_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let holder = fs::read_to_string(&path).unwrap_or_default();
@@ -116,16 +121,16 @@ impl Sidecar {
         String::from_utf8(bytes).map(Some).map_err(|_| failed(&"it is not UTF-8"))
     }
 
-    /// Records the settings. A file that is there keeps its permissions; of a new one that holds a `secret`, only this user can read it.
-    pub fn set_config(&self, text: &str, secret: bool) -> Result<()> {
+    /// Records the settings. A file that is there keeps its permissions, unless only this user is to read it from now on.
+    pub fn set_config(&self, text: &str, for_user_only: bool) -> Result<()> {
         let path = self.config_path();
         let failed = |e: std::io::Error| Error::io(format!("litestream: writing {}", path.display()), &e);
         fs::create_dir_all(&self.folder).and_then(|()| sync_folder_of(&self.folder)).map_err(failed)?;
-        let permissions = fs::metadata(&path).map(|file| file.permissions()).ok();
+        let permissions = fs::metadata(&path).map(|file| file.permissions()).ok().filter(|_| !for_user_only);
         let beside = path.with_extension("tmp");
         // One that is left over may be readable to others.
         let _ = fs::remove_file(&beside);
-        let made = if secret { private(&beside) } else { File::create(&beside) }.map_err(failed)?;
+        let made = if for_user_only { private(&beside) } else { File::create(&beside) }.map_err(failed)?;
         permissions.map_or(Ok(()), |permissions| made.set_permissions(permissions)).map_err(failed)?;
         drop(made);
         replace(&path, |mut file| writeln!(file, "{text}"))
@@ -230,6 +235,17 @@ impl Sidecar {
     fn replace(&self, name: &str, line: &str) -> Result<()> {
         replace(&self.folder.join(name), |mut file| writeln!(file, "{line}"))
     }
+}
+
+/// Takes the lock of a file. Whoever only asks whether it is taken has it for an instant, too.
+fn patiently_lock(file: &File) -> std::result::Result<(), TryLockError> {
+    for _ in 0..ASKERS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(ASKING),
+            done => return done,
+        }
+    }
+    file.try_lock()
 }
 
 /// Replaces the file at `path` as a whole by what `write` writes. It is durable then, and was never half there.
