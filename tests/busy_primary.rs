@@ -5,6 +5,7 @@
 mod support;
 
 use std::io::Read;
+use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use support::*;
@@ -207,6 +208,45 @@ fn writers_that_never_pause_and_checkpoints_of_the_application_get_through() {
     });
     assert_arrives(&temp, &mut primary, &mut replica);
     assert_eq!(commits(&mut primary) - before, WRITERS * STEPS, "commits seen of those made");
+}
+
+/// Has system calls of a process fail, or lie, from now on: as [strace](https://strace.io) calls it.
+fn tamper(process: u32, what: &str) -> Child {
+    let arguments = ["-f", "-qq", "-o", "/dev/null", "-e", "trace=inotify_init1,inotify_add_watch", "-e"];
+    let mut strace = Command::new("strace");
+    strace.args(arguments).arg(format!("inject={what}")).args(["-p", &process.to_string()]);
+    let strace = strace.spawn().expect("strace");
+    until("it is traced", || {
+        let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("its status");
+        if status.contains("TracerPid:\t0\n") { Err("nobody traces it") } else { Ok(()) }
+    });
+    strace
+}
+
+#[test]
+fn commits_of_others_are_found_where_the_system_does_not_tell_of_writes() {
+    if !can_trace() {
+        println!("left out: strace is missing, or may not trace here");
+        return;
+    }
+    for what in ["inotify_init1:error=EMFILE", "inotify_add_watch:error=ENOSPC", "inotify_add_watch:retval=1"] {
+        let temp = Temp::new();
+        let path = temp.path("primary.db");
+        let mut primary = Shell::open(&path);
+        let mut strace = tamper(primary.pid(), what);
+        primary.run(NEW);
+        let url = primary.ask("SELECT litestream_serve('127.0.0.1:0')");
+        let mut replica = following(&temp.path("replica.db"), &url);
+        let mut writer = Shell::stock(&path);
+        for n in 0..8 {
+            writer.run(&format!("INSERT INTO t(x) VALUES ('{what} {n}')"));
+            let count = writer.ask("SELECT count(*) FROM t");
+            until_gives(&mut replica, "SELECT count(*) FROM t", &count);
+        }
+        assert_same_pages(&path, &temp.path("replica.db"));
+        drop(primary);
+        strace.wait().expect("strace, which ends with what it traces");
+    }
 }
 
 #[test]

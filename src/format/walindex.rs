@@ -42,8 +42,6 @@ pub const REGION_SIZE: usize = 32768;
 pub const HEADER_WORDS: usize = 12;
 /// Where the second copy of the header starts, in bytes.
 pub const AT_SECOND_HEADER: usize = HEADER_WORDS * 4;
-/// Where the first copy has mxFrame, in bytes.
-pub const AT_LAST_FRAME: usize = 16;
 /// Where nBackfill is, in bytes.
 pub const AT_BACKFILL: usize = AT_SECOND_HEADER + HEADER_WORDS * 4;
 /// Where the read marks start, in bytes.

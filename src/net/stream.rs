@@ -7,6 +7,7 @@
 use std::convert::Infallible;
 use std::mem;
 use std::pin::Pin;
+use std::sync::LazyLock;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ enum Woken {
 impl FeedStream {
     /// Streams `feed` to `client` for as long as its database is `open`.
     pub fn new(feed: Feed, open: Open, permit: StreamPermit, heartbeat: Duration, client: String) -> FeedStream {
-        let due = Instant::now() + heartbeat;
+        let due = next_beat(heartbeat);
         FeedStream { state: State::Ready(feed), open, heartbeat, due, client, _permit: permit }
     }
 
@@ -57,7 +58,7 @@ impl FeedStream {
         match step {
             Ok(Step::Send(bytes)) => {
                 self.state = ready(feed);
-                self.due = Instant::now() + self.heartbeat;
+                self.due = next_beat(self.heartbeat);
                 return Some(bytes);
             }
             Ok(Step::Again) => self.state = ready(feed),
@@ -79,7 +80,7 @@ impl FeedStream {
             Woken::News => {}
             Woken::Due => {
                 heartbeat = feed.heartbeat();
-                self.due = Instant::now() + self.heartbeat;
+                self.due = next_beat(self.heartbeat);
             }
         }
         self.state = State::Ready(feed);
@@ -141,6 +142,14 @@ fn ready(mut feed: Feed) -> State {
         let step = feed.step();
         (feed, step)
     }))
+}
+
+/// When the next heartbeat is due: at the same instant for all streams, so that an idle process wakes once for them.
+fn next_beat(heartbeat: Duration) -> Instant {
+    static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let period = u64::try_from(heartbeat.as_nanos()).unwrap_or(u64::MAX).max(1);
+    let gone = u64::try_from(FIRST.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    *FIRST + Duration::from_nanos((gone / period).saturating_add(1).saturating_mul(period))
 }
 
 async fn wait(mut feed: Feed, mut open: Open, due: Instant) -> (Feed, Woken) {

@@ -44,7 +44,7 @@ impl Primary {
 
     fn origin(&self) -> Option<&Origin> {
         match &self.role {
-            Role::Primary(_) => None,
+            Role::Primary { .. } => None,
             Role::Relay(origin) => Some(origin),
         }
     }

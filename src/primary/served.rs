@@ -14,11 +14,14 @@ use super::feed2022;
 use super::history::{History, Reserve};
 use super::relay::Origin;
 use super::replicas::{ReplicaRow, Replicas};
-use super::tail::{Tail, Wake};
+use super::tail::Tail;
 use crate::base::{Error, PageSize, Past, Position, Result, limits};
 use crate::format::wal::frame_size;
-use crate::sqlite::{Connection, Host, OpenMode};
+use crate::sqlite::{Connection, Doorbell, Host, OpenMode};
 use crate::store::{Sidecar, SidecarLock};
+
+/// How long a writer that has just checkpointed waits for the tail to end its look, so that the WAL is not checkpointed again.
+const CORE_PATIENCE: Duration = Duration::from_micros(300);
 
 /// How a database is served.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,7 +79,6 @@ pub struct Primary {
     /// The same as bytes of the WAL, for those of 2022.
     pub(super) raw_log: CommitLog,
     pub(super) replicas: Replicas,
-    pub(super) wake: Wake,
     stop: AtomicBool,
     pub(super) commits: AtomicU64,
     pages: AtomicU64,
@@ -97,7 +99,12 @@ pub struct Primary {
 /// What the database is.
 pub(super) enum Role {
     /// One that is written to here, and nobody else may serve.
-    Primary(#[expect(dead_code, reason = "held until dropped")] SidecarLock),
+    Primary {
+        #[expect(dead_code, reason = "held until dropped")]
+        lock: SidecarLock,
+        /// Wakes the tail.
+        bell: Arc<Doorbell>,
+    },
     /// A replica of another.
     Relay(Origin),
 }
@@ -117,10 +124,11 @@ impl Primary {
             connection.unpin();
         }
         let reached = core.position();
-        let primary = Arc::new(Primary::of(path, vfs, options, core, Role::Primary(lock)));
+        let bell = Arc::new(Doorbell::new()?);
+        let role = Role::Primary { lock, bell: Arc::clone(&bell) };
+        let primary = Arc::new(Primary::of(path, vfs, options, core, role));
         sidecar.show_position(&reached)?;
-        let handle = Tail::start(Arc::clone(&primary), own, sidecar, reserve)?;
-        primary.wake.set_thread(handle.thread().clone());
+        let handle = Tail::start(Arc::clone(&primary), bell, own, sidecar, reserve)?;
         *locked(&primary.thread) = Some(handle);
         Ok(primary)
     }
@@ -137,7 +145,6 @@ impl Primary {
             log: CommitLog::new(limits::COMMIT_LOG_BYTES, reached),
             raw_log: CommitLog::new(limits::COMMIT_LOG_BYTES, reached),
             replicas: Replicas::default(),
-            wake: Wake::default(),
             stop: AtomicBool::new(false),
             commits: AtomicU64::new(0),
             pages: AtomicU64::new(0),
@@ -228,7 +235,13 @@ impl Primary {
         } else if frames >= auto_checkpoint {
             self.checkpoint_inline(host, schema);
         } else {
-            self.wake.ring();
+            self.ring();
+        }
+    }
+
+    fn ring(&self) {
+        if let Role::Primary { bell, .. } = &self.role {
+            bell.ring();
         }
     }
 
@@ -236,7 +249,9 @@ impl Primary {
     pub fn stop(&self) {
         self.stop.store(true, Relaxed);
         if let Some(thread) = locked(&self.thread).take() {
-            thread.thread().unpark();
+            if let Role::Primary { bell, .. } = &self.role {
+                bell.ring_anyway();
+            }
             let _ = thread.join();
         }
     }
@@ -264,15 +279,15 @@ impl Primary {
     }
 
     /// The checkpoint that SQLite would run in the writer's thread, after which the next writer may restart the WAL as it
-    /// would without us. Left to the tail when that has the core just now: the writer waits for nobody.
+    /// would without us. Left to the tail when that keeps the core just now: the writer waits for nobody for long.
     fn checkpoint_inline(&self, host: Host, schema: &str) {
         self.inline.store(true, Relaxed);
         let _ = self.counters.checkpoints.time(|| host.checkpoint(schema));
-        let allowed =
-            self.core.try_lock().is_ok_and(|mut core| self.noted(self.allow_restart(&mut core)) == Some(true));
+        let core = self.core_soon();
+        let allowed = core.is_some_and(|mut core| self.noted(self.allow_restart(&mut core)) == Some(true));
         self.inline.store(false, Relaxed);
         if !allowed {
-            self.wake.ring();
+            self.ring();
         }
     }
 
@@ -325,6 +340,18 @@ impl Primary {
 
     pub(super) fn lock_core(&self) -> MutexGuard<'_, Core> {
         locked(&self.core)
+    }
+
+    /// The core, if it is free within a fraction of what a checkpoint takes.
+    fn core_soon(&self) -> Option<MutexGuard<'_, Core>> {
+        let began = Instant::now();
+        loop {
+            match self.core.try_lock() {
+                Ok(core) => return Some(core),
+                Err(_) if began.elapsed() > CORE_PATIENCE => return None,
+                Err(_) => std::thread::yield_now(),
+            }
+        }
     }
 
     /// Keeps an error for the status table, and the log.

@@ -1,39 +1,50 @@
 //! The thread that follows the commits of one database.
 
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
-use std::thread::{JoinHandle, Thread};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Primary;
+use super::core::Core;
 use super::history::Reserve;
 use crate::base::{FrameNo, Position, Result};
 use crate::format::wal::frame_offset;
-use crate::sqlite::{Connection, guarded, spawn};
-use crate::store::{Alone, Sidecar, glance};
+use crate::sqlite::{Connection, Doorbell, Woken, guarded, spawn};
+use crate::store::{Alone, Sidecar, State, beside};
 
 /// After a look that found something, the next one comes no sooner: what is committed meanwhile goes out as one. Doubles
 /// while each look finds many commits, so that a writer flat out is not slowed by being watched.
 const GATHER: Duration = Duration::from_micros(400);
 const LONGEST_GATHER: Duration = Duration::from_millis(4);
 const MANY: u64 = 32;
-/// Pause between two looks while commits come, and up to which it grows when none do.
+/// Pause between two looks while something is known to come.
 const NAP: Duration = Duration::from_micros(500);
+/// The same when somebody has just begun to write, which mostly is a commit in some microseconds; and for how long.
+const SHORT_NAP: Duration = Duration::from_micros(30);
+const STIRRING: Duration = Duration::from_millis(1);
+/// Pause up to which that grows when nothing comes, where writes are not told of; and how long after a commit it does not grow.
 const LONGEST_NAP: Duration = Duration::from_millis(10);
-/// How long after a commit the short pause is kept.
 const BUSY: Duration = Duration::from_millis(500);
+/// Pause where they are.
+const REST: Duration = Duration::from_secs(1);
+/// After so many commits that were found and not told of, nothing is believed to be told.
+const UNTOLD: u32 = 3;
 /// After this long without a commit there is time for a checkpoint of our own.
 const QUIET: Duration = Duration::from_millis(100);
 /// A commit this recent may be followed by a checkpoint in its writer's thread.
 const JUST_NOW: Duration = Duration::from_millis(3);
 /// When nothing was copied into the database for this long while the WAL grew, nobody else sees to it.
 const ABANDONED: Duration = Duration::from_secs(1);
-/// How often the wal-index is glanced at before anything else is looked at.
-const GLANCES: u32 = 2000;
 /// Pause between two looks at a checkpoint that will take a while.
 const LOOK: Duration = Duration::from_micros(100);
 /// How long a WAL past its limit is left to its writers.
 const UNWATCHED: Duration = Duration::from_millis(100);
+/// How long a checkpoint is left alone before it is looked at what others have committed meanwhile.
+const LEFT_ALONE: Duration = Duration::from_millis(5);
+/// How soon after its checkpoint a writer that does not pause has made its next commit.
+const GOES_ON: Duration = Duration::from_millis(1);
 /// How long a writer's checkpoint is waited for to begin, and to end, to let the WAL be restarted right after.
 const CHECKPOINT_BEGINS: Duration = Duration::from_millis(10);
 const CHECKPOINT_ENDS: Duration = Duration::from_secs(1);
@@ -59,9 +70,22 @@ pub(super) struct Tail {
     last_position: Position,
     /// How many frames were in the database, and since when.
     last_backfill: (u32, Instant),
-    /// How long a writer's checkpoint took when one was last watched.
-    last_checkpoint: Duration,
     last_news: Instant,
+    bell: Arc<Doorbell>,
+    /// The WAL and the database, writes to which are told of.
+    files: [PathBuf; 2],
+    /// Whether the next write will be told of.
+    watching: bool,
+    /// When somebody was last told to write.
+    stirred: Instant,
+    /// Whether the last sleep ended by itself although the next write would be told of.
+    unwoken: bool,
+    /// Commits in a row that were found then.
+    untold: u32,
+    /// Pause between two looks, where writes are not told of.
+    nap: Duration,
+    /// Whether a checkpoint seemed to be under way.
+    backfilling: bool,
     /// How long the WAL was, in frames.
     frames: u32,
     next_checkpoint: u32,
@@ -71,12 +95,14 @@ impl Tail {
     /// Starts the thread, with two connections for itself.
     pub fn start(
         primary: Arc<Primary>,
+        bell: Arc<Doorbell>,
         [checkpointer, brake]: [Connection; 2],
         sidecar: Sidecar,
         reserve: Reserve,
     ) -> Result<JoinHandle<()>> {
         let reached = primary.lock_core().position();
         let alone = Alone::begin(primary.path())?;
+        let files = [beside(primary.path(), "-wal"), primary.path().to_path_buf()];
         let tail = Tail {
             primary,
             checkpointer,
@@ -87,8 +113,15 @@ impl Tail {
             shown: (reached, Instant::now()),
             last_position: reached,
             last_backfill: (0, Instant::now()),
-            last_checkpoint: Duration::ZERO,
             last_news: Instant::now(),
+            bell,
+            files,
+            watching: false,
+            stirred: Instant::now(),
+            unwoken: false,
+            untold: 0,
+            nap: NAP,
+            backfilling: false,
             frames: 0,
             next_checkpoint: 0,
         };
@@ -96,7 +129,7 @@ impl Tail {
     }
 
     fn run(mut self) {
-        let (mut nap, mut gather) = (NAP, GATHER);
+        let mut gather = GATHER;
         while !self.primary.is_stopped() {
             if let Some(Err(error)) = self.alone.as_mut().map(Alone::check) {
                 // Nothing is known from here on, and so nothing is kept.
@@ -104,17 +137,15 @@ impl Tail {
             }
             let turn = guarded(|| self.turn());
             let failed = turn.is_err();
-            if let Some(commits) = self.primary.noted(turn).flatten() {
-                gather = if commits >= MANY { (gather * 2).min(LONGEST_GATHER) } else { GATHER };
-                nap = NAP;
-                self.gather(gather);
-                continue;
+            match self.primary.noted(turn).flatten() {
+                Some(commits) => {
+                    self.untold += u32::from(std::mem::take(&mut self.unwoken));
+                    gather = if commits >= MANY { (gather * 2).min(LONGEST_GATHER) } else { GATHER };
+                    self.gather(gather);
+                }
+                None if failed => drop(self.bell.sleep(AFTER_ERROR)),
+                None => self.rest(),
             }
-            if failed {
-                nap = AFTER_ERROR;
-            }
-            self.primary.wake.sleep(nap);
-            nap = if self.last_news.elapsed() < BUSY { NAP } else { (nap * 2).min(LONGEST_NAP) };
         }
         // From here on it is not known whether a position is still that of the database.
         self.primary.noted(self.sidecar.forget_position());
@@ -126,6 +157,41 @@ impl Tail {
         let (frames, due) = (self.frames, self.primary.options.checkpoint_frames);
         if frames < due {
             std::thread::sleep(if frames < due - due / 4 { time } else { GATHER });
+        }
+    }
+
+    /// Waits for something to come, or for the time to do something.
+    fn rest(&mut self) {
+        if !self.watching && self.stirred.elapsed() >= STIRRING && self.untold < UNTOLD {
+            self.watching = self.bell.watch(&[&self.files[0], &self.files[1]]);
+            if self.watching {
+                // What came before it was watched for is seen by one more look.
+                return;
+            }
+        }
+        let pause = self.pause();
+        self.unwoken = false;
+        match self.bell.sleep(pause) {
+            Woken::Stirred => (self.watching, self.stirred, self.untold) = (false, Instant::now(), 0),
+            Woken::TimedOut => (self.unwoken, self.nap) = (self.watching, (pause * 2).min(LONGEST_NAP)),
+            Woken::Rung => {}
+        }
+    }
+
+    fn pause(&self) -> Duration {
+        let due = self.primary.options.checkpoint_frames;
+        let since = self.last_news.elapsed();
+        let stirred = self.stirred.elapsed();
+        match () {
+            () if stirred < STIRRING => SHORT_NAP,
+            // Nothing is written while a checkpoint waits for the disk.
+            () if self.backfilling && stirred < CHECKPOINT_ENDS => NAP,
+            () if self.frames >= due - due / 4 && since < QUIET => NAP,
+            () if !self.watching && since < BUSY => NAP,
+            () if !self.watching => self.nap,
+            () if since < SHOW_WHEN_QUIET => SHOW_WHEN_QUIET - since,
+            () if since < QUIET => QUIET - since,
+            () => REST,
         }
     }
 
@@ -142,6 +208,7 @@ impl Tail {
         let (frames, position) = (core.seen().mark.last.0, core.position());
         drop(core);
         self.frames = frames;
+        self.backfilling = state.is_being_backfilled();
         self.show(position)?;
         self.reserve.keep_up(&self.sidecar, position)?;
         if state.backfilled != self.last_backfill.0 || frames == 0 {
@@ -236,74 +303,53 @@ impl Tail {
     /// A writer that commits without a pause checkpoints in between, and goes on microseconds later. That is when it must be
     /// allowed to restart the WAL: after its next commit, not all of it is in the database again.
     /// Gives up when commits have come after it, and soon where no checkpoint was seen for long.
-    fn wait_for_checkpoint(&mut self) -> Result<Waited> {
+    fn wait_for_checkpoint(&self) -> Result<Waited> {
         let began = Instant::now();
-        let primary = Arc::clone(&self.primary);
-        let mut state = primary.lock_core().look()?;
-        let before = state.backfilled;
-        let large = state.header.last.0.saturating_sub(before) > primary.options.checkpoint_frames / 2;
-        // They are much alike: the first part of a large one can be slept through.
-        let asleep = if large { self.last_checkpoint.mul_f32(0.6) } else { Duration::ZERO };
         let begins = if self.last_backfill.1.elapsed() < ABANDONED { CHECKPOINT_BEGINS } else { Duration::ZERO };
+        let mut before = None;
         loop {
-            match self.glance_at(state.header.last)? {
-                Glance::Commit if state.is_being_backfilled() => return Ok(Waited::Missed),
-                Glance::Done if self.seize_restart()? => {
-                    if large {
-                        self.last_checkpoint = began.elapsed();
-                    }
-                    return Ok(Waited::Restartable);
-                }
-                _ => {}
+            let mut core = self.primary.lock_core();
+            self.primary.look(&mut core)?;
+            let mut state = core.look()?;
+            if state.is_being_backfilled() && self.primary.options.wal_limit > 0 {
+                state = self.leave_to_checkpoint(&mut core)?;
             }
-            if primary.inline.load(Relaxed) {
+            let before = *before.get_or_insert(state.backfilled);
+            let restarted = state.header.last.0 < self.primary.options.checkpoint_frames;
+            if restarted || self.primary.inline.load(Relaxed) || core.allow_restart(&state)? {
                 return Ok(Waited::Restartable);
             }
-            let mut core = primary.lock_core();
-            primary.look(&mut core)?;
-            state = core.look()?;
             drop(core);
             match began.elapsed() {
                 _ if state.backfilled > before && !state.is_backfilled() => return Ok(Waited::Missed),
                 elapsed if elapsed > if state.is_being_backfilled() { CHECKPOINT_ENDS } else { begins } => {
                     return Ok(Waited::InVain);
                 }
-                elapsed if elapsed < asleep && state.is_being_backfilled() => std::thread::sleep(LOOK),
-                _ => {}
+                _ => std::thread::sleep(LOOK),
             }
         }
     }
 
-    /// Looks at the wal-index for some microseconds, as closely as can be: a writer goes on 3 to 5 after its checkpoint.
-    fn glance_at(&self, seen: FrameNo) -> Result<Glance> {
-        let index = self.checkpointer.wal_index()?;
-        for _ in 0..GLANCES {
-            let (last, backfilled) = glance(&index)?;
-            if last != seen {
-                return Ok(Glance::Commit);
-            }
-            if backfilled == last.0 {
-                return Ok(Glance::Done);
-            }
-            std::hint::spin_loop();
-        }
-        Ok(Glance::Nothing)
-    }
-
-    /// Allows the WAL to be restarted now that all of it is in the database. A checkpointer keeps read lock 0 for a moment
-    /// after it has said so.
-    fn seize_restart(&self) -> Result<bool> {
-        let mut core = self.primary.lock_core();
-        for _ in 0..20 {
+    /// Lets go of a WAL of which all was seen while a checkpoint copies it, so that the commit that follows may restart it.
+    /// Until the checkpoint is over, or for a moment if it is a long one. Where things stand then.
+    fn leave_to_checkpoint(&self, core: &mut Core) -> Result<State> {
+        core.let_go()?;
+        let began = Instant::now();
+        let mut over = None;
+        loop {
+            std::thread::sleep(LOOK);
             let state = core.look()?;
-            if core.is_news(&state) {
-                return Ok(false);
+            if state.is_backfilled() {
+                over.get_or_insert_with(Instant::now);
             }
-            if core.allow_restart(&state)? {
-                return Ok(true);
+            let goes_on =
+                if state.is_being_backfilled() { began.elapsed() < LEFT_ALONE } else { state.is_backfilled() };
+            if !goes_on || core.was_restarted()? || over.is_some_and(|at| at.elapsed() > GOES_ON) {
+                break;
             }
         }
-        Ok(false)
+        self.primary.look(core)?;
+        core.look()
     }
 }
 
@@ -315,45 +361,4 @@ enum Waited {
     Missed,
     /// None began, or it took too long.
     InVain,
-}
-
-/// What was seen of a checkpoint.
-enum Glance {
-    /// All is in the database.
-    Done,
-    /// Something was committed.
-    Commit,
-    /// Neither yet.
-    Nothing,
-}
-
-/// Lets writers of this process wake the thread.
-#[derive(Default)]
-pub(super) struct Wake {
-    thread: OnceLock<Thread>,
-    sleeping: AtomicBool,
-}
-
-impl Wake {
-    /// Says which thread that is.
-    pub fn set_thread(&self, thread: Thread) {
-        let _ = self.thread.set(thread);
-    }
-
-    /// Wakes it if it sleeps. Costs a load when it does not.
-    pub fn ring(&self) {
-        if self.sleeping.load(Relaxed)
-            && self.sleeping.swap(false, Relaxed)
-            && let Some(thread) = self.thread.get()
-        {
-            thread.unpark();
-        }
-    }
-
-    /// Lets the calling thread sleep for `time`, or until it is woken.
-    fn sleep(&self, time: Duration) {
-        self.sleeping.store(true, Relaxed);
-        std::thread::park_timeout(time);
-        self.sleeping.store(false, Relaxed);
-    }
 }

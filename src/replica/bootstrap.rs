@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::stage::{check_page_one, mark, placeholder};
 use crate::base::{Error, Kind, PageSize, Pgno, Result};
-use crate::sqlite::{Connection, Exclusive, File};
+use crate::sqlite::{Connection, Exclusive, File, Writeback};
 
 /// How long those who read the empty file are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SECTOR: usize = 512;
 
 /// What a hole reads as.
-static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+static ZEROS: [u8; 1 << 12] = [0; 1 << 12];
 
 /// A file being filled.
 pub(super) struct Bootstrap<'c> {
@@ -28,6 +28,7 @@ pub(super) struct Bootstrap<'c> {
     page_one: Option<Vec<u8>>,
     /// Up to where the file was written to, in bytes. Behind it are zeros, or nothing.
     end: u64,
+    writeback: Writeback,
     finished: bool,
     _lock: Exclusive<'c>,
 }
@@ -46,7 +47,9 @@ impl<'c> Bootstrap<'c> {
                  connection (one that reads a table, even a virtual one, does), and close other connections to it",
             )
         })?;
-        let begun = Bootstrap { file, size, read_only, page_one: None, end: 0, finished: false, _lock: lock };
+        let writeback = Writeback::of(connection.path());
+        let begun =
+            Bootstrap { file, size, read_only, page_one: None, end: 0, writeback, finished: false, _lock: lock };
         file.truncate(0)?;
         file.write(0, &placeholder(size))?;
         // Before anything else is in the file.
@@ -67,7 +70,9 @@ impl<'c> Bootstrap<'c> {
             return Ok(());
         }
         self.end = self.end.max(offset + rest.len() as u64);
-        self.file.write(offset, rest)
+        self.file.write(offset, rest)?;
+        self.writeback.written(self.end);
+        Ok(())
     }
 
     /// Makes the database of `pages` pages whole and durable.

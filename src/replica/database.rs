@@ -11,9 +11,12 @@ use super::stage::{
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::page_file::Mark;
+use crate::format::wal::frame_offset;
 use crate::format::walindex::Header;
-use crate::sqlite::{Connection, OpenMode, random_bytes};
-use crate::store::{self, Alone, Appended, Checksums, WalWriter, read_checksums, read_page, restart, valid_state};
+use crate::sqlite::{Connection, OpenMode, Writeback, random_bytes};
+use crate::store::{
+    self, Alone, Appended, Checksums, WalWriter, beside, read_checksums, read_page, restart, valid_state,
+};
 
 /// The pause after a checkpoint that was not complete: so many times what it took, and twice that of the last time, but no longer.
 const CHECKPOINT_SHARE: u32 = 20;
@@ -45,6 +48,8 @@ pub(super) struct Database {
     published: Option<Header>,
     /// What the pages sum up to, if that is known.
     checksums: Option<Checksums>,
+    /// Brings what is in the WAL to the disk before a checkpoint waits for it.
+    writeback: Option<Writeback>,
     /// Whether a sync of the WAL failed, or may have before this was opened, so that the next one says nothing of what came before.
     unsynced: bool,
 }
@@ -95,6 +100,7 @@ impl Database {
             checkpoint_pause: Duration::ZERO,
             published: None,
             checksums: None,
+            writeback: None,
             unsynced: true,
         })
     }
@@ -203,6 +209,8 @@ impl Database {
         }
         let frame = writer.commit(appended, pending.stage.pages(), pages)?;
         self.published = Some(*writer.header());
+        let wal = || Writeback::of(&beside(self.connection.path(), "-wal"));
+        self.writeback.get_or_insert_with(wal).written(frame_offset(frame.next(), size));
         if let Some(checksums) = &mut self.checksums {
             checksums.resize(pages);
             pending.sums.into_iter().for_each(|(pgno, checksum)| checksums.set(pgno, Some(checksum)));

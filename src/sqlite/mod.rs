@@ -6,6 +6,7 @@
 
 mod api;
 mod connection;
+mod doorbell;
 mod entry;
 mod file;
 mod function;
@@ -17,9 +18,11 @@ mod shm;
 mod signals;
 mod table;
 mod value;
+mod writeback;
 
 pub use api::{has_wal_reset_bug, install, log_to_sqlite, random_bytes, version};
 pub use connection::{Checkpointed, Connection, OpenMode};
+pub use doorbell::{Doorbell, Woken};
 pub use entry::enter;
 pub use file::{Exclusive, File};
 pub use function::{Call, Output, define_function};
@@ -31,3 +34,4 @@ pub use shm::{Held, LockMode, WalIndex};
 pub use signals::wait_for_end;
 pub use table::{Cells, Table, define_table};
 pub use value::Value;
+pub use writeback::Writeback;

@@ -1,10 +1,10 @@
 //! Living in somebody else's process: its end, its forks, its signals.
 
-use std::ffi::c_void;
+use std::ffi::{c_int, c_void};
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
@@ -50,8 +50,19 @@ pub fn keep_loaded(address: *const c_void) -> bool {
 /// How many descriptors of this process are open on the file at `path`, 0 if there is none. None where the system does not tell.
 pub fn count_open(path: &Path) -> Option<usize> {
     let Ok(wanted) = fs::metadata(path) else { return Some(0) };
-    let open = fs::read_dir("/proc/self/fd").ok()?.flatten().filter_map(|entry| fs::metadata(entry.path()).ok());
-    Some(open.filter(|file| (file.dev(), file.ino()) == (wanted.dev(), wanted.ino())).count())
+    Some(open_on(&wanted)?.count())
+}
+
+/// One of them.
+pub(super) fn find_open(path: &Path) -> Option<c_int> {
+    open_on(&fs::metadata(path).ok()?)?.next()?.file_name()?.to_str()?.parse().ok()
+}
+
+/// What leads to the descriptors that are open on a file.
+fn open_on(wanted: &fs::Metadata) -> Option<impl Iterator<Item = PathBuf>> {
+    let wanted = (wanted.dev(), wanted.ino());
+    let open = fs::read_dir("/proc/self/fd").ok()?.flatten().map(|entry| entry.path());
+    Some(open.filter(move |link| fs::metadata(link).is_ok_and(|file| (file.dev(), file.ino()) == wanted)))
 }
 
 /// Starts a thread of the library's own, which takes no signal.

@@ -8,6 +8,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use super::sidecar::beside;
 use crate::base::{Error, Kind, Result};
 use crate::sqlite::count_open;
 
@@ -26,7 +27,7 @@ impl Alone {
     /// Begins to watch. A connection of ours must have read `database` in WAL mode. None where the wal-index is no file, or the
     /// system does not tell who has it open. Fails if another SQLite of this process has it open, too.
     pub fn begin(database: &Path) -> Result<Option<Alone>> {
-        let index = index_of(database);
+        let index = beside(database, "-shm");
         match count_open(&index) {
             Some(0) | None => Ok(None),
             Some(1) => Ok(Some(Alone { database: database.to_path_buf(), index, held_at: Some(Instant::now()) })),
@@ -49,12 +50,6 @@ impl Alone {
         self.held_at = Some(Instant::now());
         Ok(())
     }
-}
-
-fn index_of(database: &Path) -> PathBuf {
-    let mut index = database.as_os_str().to_owned();
-    index.push("-shm");
-    PathBuf::from(index)
 }
 
 fn opened_twice(database: &Path) -> Error {

@@ -5,6 +5,7 @@ use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::lookup::{page_size, read_all};
+use super::sidecar::beside;
 use super::sidecar::sync_folder_of;
 use crate::base::{Error, Kind, PageSize, Pgno, Result};
 use crate::sqlite::{Connection, random_bytes};
@@ -116,10 +117,9 @@ pub fn check_target(path: &Path, source: &Path, replace: bool) -> Result<()> {
         return refused("is a folder; name a file in it".into());
     }
     for suffix in ["-wal", "-journal", "-litestream"] {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(suffix);
+        let beside = beside(path, suffix);
         if fs::symlink_metadata(&beside).is_ok() {
-            let beside = Path::new(&beside).display();
+            let beside = beside.display();
             return refused(format!(
                 "has {beside} beside it, of a database that is in use or was not closed; remove that, or choose another name"
             ));

@@ -50,9 +50,7 @@ impl Drop for SidecarLock {
 impl Sidecar {
     /// The folder beside `database`. Nothing is made or read yet.
     pub fn of(database: &Path) -> Sidecar {
-        let mut folder = database.as_os_str().to_owned();
-        folder.push("-litestream");
-        Sidecar { folder: PathBuf::from(folder) }
+        Sidecar { folder: beside(database, "-litestream") }
     }
 
     /// Makes the folder where it is missing, and takes its lock. `role` says in errors what for.
@@ -266,4 +264,11 @@ pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
         Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
         _ => Ok(()),
     }
+}
+
+/// What belongs to `database` and has its name with `suffix` added, such as its WAL with `-wal`.
+pub fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    PathBuf::from(path)
 }

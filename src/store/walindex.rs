@@ -2,8 +2,8 @@
 
 use crate::base::{Error, FrameNo, Pgno, Result};
 use crate::format::walindex::{
-    AT_BACKFILL, AT_BACKFILL_ATTEMPTED, AT_HASH, AT_LAST_FRAME, AT_READ_MARKS, AT_SECOND_HEADER, Header, MARK_UNUSED,
-    Place, READ_MARKS, SLOTS, entries_start, first_slot, next_slot,
+    AT_BACKFILL, AT_BACKFILL_ATTEMPTED, AT_HASH, AT_READ_MARKS, AT_SECOND_HEADER, Header, MARK_UNUSED, Place,
+    READ_MARKS, SLOTS, entries_start, first_slot, next_slot,
 };
 use crate::sqlite::{Connection, WalIndex};
 
@@ -40,12 +40,6 @@ pub fn state(index: &WalIndex) -> Result<Option<State>> {
     let (backfilled, attempted) = (index.word(0, AT_BACKFILL)?, index.word(0, AT_BACKFILL_ATTEMPTED)?);
     let header = if first == second { Header::decode(&first) } else { None };
     Ok(header.map(|header| State { header, backfilled, attempted }))
-}
-
-/// The last committed frame and how many frames are in the database, as two words that may be of two moments: to watch for a
-/// change, and nothing to rely on.
-pub fn glance(index: &WalIndex) -> Result<(FrameNo, u32)> {
-    Ok((FrameNo(index.word(0, AT_LAST_FRAME)?), index.word(0, AT_BACKFILL)?))
 }
 
 /// The state now, from a connection that may have to wait for a writer in the middle of publishing, or to have SQLite

@@ -93,7 +93,12 @@ impl Watch {
         }
         if self.held == Hold::Nothing {
             *self = Watch::begin(connection)?;
-            return Ok(());
+            if let Hold::Slot(slot) = self.held
+                && connection.wal_index()?.take(lock::read(0), LockMode::Shared)?
+            {
+                self.held = Hold::Both(slot, Instant::now());
+            }
+            return self.settle(connection);
         }
         self.held = match (self.held, take_slot(connection)?) {
             (held, None) => held,
