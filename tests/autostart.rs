@@ -387,6 +387,11 @@ fn of_many_workers_one_serves_or_follows_and_all_can_work() {
         assert_eq!(python(&one, WORKERS, &["write"], &[("LITESTREAM_ADDR", &at)]), "0 0 0 0 0 1\n");
         assert_eq!(stock(&one.join("app.db"), "SELECT count(*) FROM t"), "6");
         assert_eq!(python(&two, WORKERS, &["read"], &[("LITESTREAM_UPSTREAM", &url)]), "0 0 0 0 0 1\n");
+        // What the folder beside it says of a file that is gone is not believed.
+        for name in ["app.db", "app.db-wal", "app.db-shm"] {
+            let _ = fs::remove_file(two.join(name));
+        }
+        assert_eq!(python(&two, WORKERS, &["read"], &[("LITESTREAM_UPSTREAM", &url)]), "0 0 0 0 0 1\n");
         let (three, at) = (temp.folder(&format!("three-{round}")), free_address());
         let relay = [("LITESTREAM_UPSTREAM", url.as_str()), ("LITESTREAM_ADDR", &at)];
         assert_eq!(python(&three, WORKERS, &["read"], &relay), "0 0 0 0 0 2\n");

@@ -95,7 +95,7 @@ impl Auto<'_> {
                 Some(role) => return Ok(role),
                 None if self.is_beginning() => sleep(LOOK),
                 None if sidecar.is_taken() => {
-                    if sidecar.upstream().is_some() && sidecar.position().is_some() {
+                    if sidecar.upstream().is_some() && sidecar.position().is_some() && self.has_content() {
                         return Ok(Role::Elsewhere);
                     }
                     if sidecar.upstream().is_none() && sidecar.generation().is_some() {
@@ -113,6 +113,12 @@ impl Auto<'_> {
                 },
             }
         }
+    }
+
+    /// Whether there is something to read: what the folder beside it says may be about a file that was removed since.
+    fn has_content(&self) -> bool {
+        let pages = self.host.query_text("PRAGMA main.page_count");
+        pages.is_ok_and(|pages| pages.is_some_and(|pages| pages != "0"))
     }
 
     /// What this process does with the database already, or was told not to do any more.
