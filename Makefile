@@ -1,10 +1,11 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test torture faults fuzz corpus miri asan drivers build install dist packages bench goldens clean
+.PHONY: help demo test torture faults fuzz corpus miri asan drivers build install dist packages bench report goldens clean
 
 PREFIX ?= /usr/local
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
+RESULTS := $(or $(CARGO_TARGET_DIR),target)/bench
 
 # Kills processes at their system calls, where there is such a thing.
 STRACE := $(if $(filter Linux,$(shell uname -s)),strace)
@@ -67,8 +68,14 @@ packages: build ## Pack it for Python and npm, too, and try each package where n
 	@.ci/setup sqlite3 python3 python3-venv npm
 	@packaging/package.sh try
 
-bench: build ## Measure, and print a table; BENCH="..." passes options
+bench: build ## Measure beside plain SQLite and peers, and print a table; BENCH="..." passes options
+	$(if $(findstring --no-peers,$(BENCH)),,@.ci/setup python3 python3-venv && benches/peers/setup)
 	cargo bench --locked --bench replication -- $(BENCH)
+
+report: ## Write what the last run of make bench measured into docs/benchmarks.md, and draw its plots
+	@.ci/setup python3 python3-venv && benches/peers/setup
+	@python3 benches/report.py $(RESULTS)/results.json docs/benchmarks.md
+	@$(RESULTS)/venv/bin/python benches/plot.py $(RESULTS)/results.json docs/benchmarks
 
 goldens: ## Write anew what the SQL goldens expect, and the programs that docs/drivers.md shows
 	@.ci/setup sqlite3

@@ -6,10 +6,15 @@
 //! turn within the same run. `docs/benchmarks.md` describes the method; `--help` lists the options.
 
 mod measure;
+mod peers;
 mod support;
 
 use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde_json::{Value, json};
+
+use peers::Peers;
 use support::options::Options;
 use support::scratch::Scratch;
 use support::table::Table;
@@ -31,22 +36,52 @@ fn main() -> ExitCode {
     }
 }
 
-/// Takes the chosen measurements and prints the table.
+/// Takes the chosen measurements, prints the table, and keeps every figure.
 fn run(args: &[String]) -> Result<()> {
     let Some(options) = Options::parse(args)? else {
-        println!("{}", support::options::HELP);
+        println!("{}\n\nMeasurements: {}", support::options::HELP, measure::ALL.map(|(name, _)| name).join(", "));
         return Ok(());
     };
     let scratch = Scratch::create(&options.dir)?;
     machine::pin_to_two_cores();
-    println!("{}\n", machine::describe(&options));
-    let mut bench = measure::Bench { options, scratch, table: Table::default() };
+    let facts = machine::facts(&options);
+    println!("{}\n", machine::describe(&facts, &options));
+    let (table, peers) = (Table::default(), Peers::find(&options));
+    let mut bench = measure::Bench { options, scratch, table, peers };
     for (name, take) in measure::ALL {
         if bench.options.wants(name) {
+            eprintln!("bench: {name}");
+            bench.table.measurement(name);
             take(&mut bench).map_err(|error| format!("{name}: {error}"))?;
         }
     }
     println!("{}", bench.table);
     println!("Load average at the end: {}", machine::load_average());
+    keep(&bench, facts)
+}
+
+/// Writes all figures into the file that `--json` names.
+fn keep(bench: &measure::Bench, facts: Value) -> Result<()> {
+    let path = &bench.options.json;
+    let taken = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let results = json!({
+        "taken": taken, "machine": facts, "load_average_at_the_end": machine::load_average(),
+        "versions": versions(bench)?, "options": bench.options.to_json(), "table": bench.table.to_json(),
+    });
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, serde_json::to_string_pretty(&results)? + "\n")?;
+    println!("All runs of every figure: {}", path.display());
     Ok(())
+}
+
+/// What was measured: the version of each program, by its name.
+fn versions(bench: &measure::Bench) -> Result<Value> {
+    let mut worker =
+        worker::Worker::open_with(&bench.scratch.fresh("version")?.join("any.db"), &bench.options.library)?;
+    let ours = worker.sql("SELECT litestream_version()")?;
+    let mut versions = bench.peers.versions();
+    versions.extend([("liblitestream".to_owned(), ours[0].clone()), ("SQLite".to_owned(), rusqlite::version().into())]);
+    Ok(versions.into())
 }

@@ -148,8 +148,8 @@ fn report(bench: &mut Bench, recorded: &Recorded, times: &[Times; 6]) -> Result<
             table.line("– as many transactions as plain SQLite", &against_plain, Unit::Times);
             table.line("– the time of write(2), both until synced", &against_write, Unit::Times);
         } else {
-            table.goal("– as many transactions as plain SQLite", &against_plain, Unit::Times, Goal::AtLeast(5.0));
-            table.goal("– the time of write(2), both until synced", &against_write, Unit::Times, Goal::AtMost(3.0));
+            table.goal("– as many transactions as plain SQLite", &against_plain, Unit::Times, Goal::AtLeast(10.0));
+            table.goal("– the time of write(2), both until synced", &against_write, Unit::Times, Goal::AtMost(1.5));
         }
         table.line("– the same without the last sync of either", &loops_only, Unit::Times);
     }

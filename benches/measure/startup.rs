@@ -104,7 +104,7 @@ fn end(mut server: Worker, database: &Path) -> Result<()> {
 }
 
 /// Nanoseconds that `cat` takes to read the file.
-fn cat(path: &Path) -> Result<f64> {
+pub fn cat(path: &Path) -> Result<f64> {
     let began = clock::monotonic_ns();
     let done = Command::new("cat").arg(path).stdout(Stdio::null()).status()?;
     let ns = (clock::monotonic_ns() - began) as f64;

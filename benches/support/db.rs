@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::Connection;
 use rusqlite::types::Value;
+use rusqlite::{Connection, OpenFlags};
 
 use super::Result;
 
@@ -19,13 +19,29 @@ pub fn open(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
+/// Opens what a VFS shows for reading, after the library that registers it was loaded.
+pub fn open_through(library: &Path, vfs: &str) -> Result<Connection> {
+    let loader = Connection::open_in_memory()?;
+    load_with(&loader, library, "sqlite3_litestreamvfs_init")?;
+    let uri = format!("file:replica.db?vfs={vfs}");
+    let connection = Connection::open_with_flags(uri, OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    // The library must stay for as long as anything of it is used: until the process ends.
+    std::mem::forget(loader);
+    Ok(connection)
+}
+
 /// Loads the extension into a connection.
-#[allow(unsafe_code)]
 pub fn load(connection: &Connection, library: &Path) -> Result<()> {
+    load_with(connection, library, "sqlite3_litestream_init")
+}
+
+#[allow(unsafe_code)]
+fn load_with(connection: &Connection, library: &Path, entry: &str) -> Result<()> {
     // SAFETY: the library is the one this repository builds, or one that the person at the keyboard chose.
     unsafe {
         connection.load_extension_enable()?;
-        connection.load_extension(library, Some("sqlite3_litestream_init"))?;
+        connection.load_extension(library, Some(entry))?;
     }
     connection.load_extension_disable()?;
     Ok(())

@@ -3,23 +3,38 @@
 use std::fs;
 use std::process::Command;
 
+use serde_json::{Value, json};
+
 use super::Result;
 use super::options::Options;
 
-/// A paragraph on hardware, software and options.
-pub fn describe(options: &Options) -> String {
-    let cores = std::thread::available_parallelism().map_or(0, usize::from);
-    let processor = field("/proc/cpuinfo", "model name").unwrap_or_default();
+/// Hardware, software and options, as the results keep them.
+pub fn facts(options: &Options) -> Value {
     let memory_kib = field("/proc/meminfo", "MemTotal").map_or(0, |text| leading_number(&text));
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    json!({
+        "processor": field("/proc/cpuinfo", "model name").unwrap_or_default(),
+        "cores": std::thread::available_parallelism().map_or(0, usize::from),
+        "memory_mib": memory_kib / 1024,
+        "kernel": format!("Linux {}", kernel.trim()),
+        "file_system": file_system(options),
+        "load_average": load_average(),
+    })
+}
+
+/// A paragraph on these facts.
+pub fn describe(facts: &Value, options: &Options) -> String {
+    let text = |name: &str| facts[name].as_str().unwrap_or_default().to_owned();
     format!(
-        "{processor}, {cores} cores used, {} MiB of memory, Linux {}, {}, SQLite {}.\nLoad average: {}. \
+        "{}, {} cores used, {} MiB of memory, {}, {}, SQLite {}.\nLoad average: {}. \
          Runs: {}. Databases in {}.\nLibrary: {}.",
-        memory_kib / 1024,
-        kernel.trim(),
-        file_system(options),
+        text("processor"),
+        facts["cores"],
+        facts["memory_mib"],
+        text("kernel"),
+        text("file_system"),
         rusqlite::version(),
-        load_average(),
+        text("load_average"),
         options.runs,
         options.dir.display(),
         options.library.display(),
@@ -41,6 +56,11 @@ pub fn pin_to_two_cores() {
     if !pinned.is_ok_and(|output| output.status.success()) {
         eprintln!("bench: cannot pin to two cores (taskset); the processes have all of them");
     }
+}
+
+/// The largest resident memory that a process has had so far, in bytes; none when it has ended.
+pub fn peak_of(process: u32) -> Option<u64> {
+    field(&format!("/proc/{process}/status"), "VmHWM").map(|text| leading_number(&text) * 1024)
 }
 
 /// Resident memory of this process in bytes: now, and at its peak since [`forget_peak`].

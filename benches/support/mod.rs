@@ -1,11 +1,14 @@
 //! What the measurements share.
 
+pub mod child;
 pub mod clock;
+pub mod content;
 pub mod db;
 pub mod hash;
 pub mod machine;
 pub mod options;
 pub mod scratch;
+pub mod sizes;
 pub mod stats;
 pub mod table;
 pub mod wal;

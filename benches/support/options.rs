@@ -2,22 +2,28 @@
 
 use std::path::PathBuf;
 
+use serde_json::{Value, json};
+
 use super::Result;
 
 /// The text of `--help`.
 pub const HELP: &str = "\
 Options (each also as a variable in the environment, for example BENCH_RUNS=3):
-  --only NAMES         of apply, snapshot, catchup, lag, commits, map; with commas    [all]
+  --only NAMES         of the measurements, with commas: see below                    [all]
   --runs N             runs of each measurement; the table shows the median           [5, short: 1]
-  --size BYTES         database of snapshot, catchup and map, with K, M or G          [1G, short: 64M]
+  --size BYTES         database of snapshot, catchup, throttled and map, with K, M
+                       or G; growth has one of a tenth and one of ten times as much   [1G, short: 64M]
   --changes N          transactions while the replica of catchup is away              [100000, short: 5000]
   --spread PERCENT     share of the pages that they change                            [5]
-  --seconds N          length of a lag, commits or map run                            [5, short: 1]
+  --seconds N          length of one run of what is measured over time                [5, short: 1]
   --transactions N     length of the recorded WAL of apply                            [20000, short: 2000]
   --short              the short form
   --dir PATH           where the databases go; on the kind of disk that is meant      [beside the build]
   --library PATH       the extension                                                  [target/release]
-  --before PATH        another build of it, from before the page map, to compare with [none]";
+  --before PATH        another build of it, from before the page map, to compare with [none]
+  --peers PATH         where benches/peers/setup put what is compared with            [bench/venv beside the build]
+  --no-peers           leave out what has to be got first
+  --json FILE          all figures with all of their runs                             [bench/results.json beside the build]";
 
 /// What to measure, how much of it, and where.
 #[derive(Clone, Debug)]
@@ -42,6 +48,10 @@ pub struct Options {
     pub library: PathBuf,
     /// Another build of it, that map compares with.
     pub before: Option<PathBuf>,
+    /// Where the peers are; none to leave them out.
+    pub peers: Option<PathBuf>,
+    /// Where the figures go, all runs of each.
+    pub json: PathBuf,
 }
 
 impl Options {
@@ -63,11 +73,24 @@ impl Options {
             dir: given.text("dir").map_or_else(default_dir, |path| Ok(path.into()))?,
             library: given.text("library").map_or_else(default_library, |path| Ok(path.into()))?,
             before: given.text("before").map(PathBuf::from),
+            peers: match given.text("no-peers") {
+                Some(_) => None,
+                None => Some(given.text("peers").map_or_else(default_peers, |path| Ok(path.into()))?),
+            },
+            json: given.text("json").map_or_else(default_json, |path| Ok(path.into()))?,
         };
         if !options.library.is_file() {
             return Err(format!("no library at {}: run cargo build --release", options.library.display()).into());
         }
         Ok(Some(options))
+    }
+
+    /// How much is measured, as the results keep it.
+    pub fn to_json(&self) -> Value {
+        json!({
+            "only": self.only, "runs": self.runs, "size": self.size, "changes": self.changes, "spread": self.spread,
+            "seconds": self.seconds, "transactions": self.transactions, "peers": self.peers.is_some(),
+        })
     }
 
     /// Whether the measurement of this name is asked for.
@@ -76,7 +99,7 @@ impl Options {
     }
 }
 
-const NAMES: [&str; 12] = [
+const NAMES: [&str; 15] = [
     "help",
     "only",
     "runs",
@@ -89,8 +112,11 @@ const NAMES: [&str; 12] = [
     "dir",
     "library",
     "before",
+    "peers",
+    "no-peers",
+    "json",
 ];
-const SWITCHES: [&str; 2] = ["help", "short"];
+const SWITCHES: [&str; 3] = ["help", "short", "no-peers"];
 
 /// Names and values as they were given.
 struct Given(Vec<(String, String)>);
@@ -109,7 +135,7 @@ impl Given {
             given.push((name.to_owned(), value.to_owned()));
         }
         for name in NAMES {
-            if let Ok(value) = std::env::var(format!("BENCH_{}", name.to_uppercase())) {
+            if let Ok(value) = std::env::var(format!("BENCH_{}", name.to_uppercase().replace('-', "_"))) {
                 given.push((name.to_owned(), value));
             }
         }
@@ -145,6 +171,19 @@ fn build_folder() -> Result<PathBuf> {
 
 fn default_dir() -> Result<PathBuf> {
     Ok(build_folder()?.join("bench-scratch"))
+}
+
+/// `target/bench`: what is kept of a run, and what it takes.
+fn kept_folder() -> Result<PathBuf> {
+    Ok(build_folder()?.with_file_name("bench"))
+}
+
+fn default_peers() -> Result<PathBuf> {
+    Ok(kept_folder()?.join("venv"))
+}
+
+fn default_json() -> Result<PathBuf> {
+    Ok(kept_folder()?.join("results.json"))
 }
 
 fn default_library() -> Result<PathBuf> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::{Result, clock, db, machine};
+use super::{Result, clock, content, db, machine};
 
 /// The argument that makes this program a worker.
 pub const FLAG: &str = "--worker";
@@ -30,14 +30,25 @@ pub struct Worker {
 impl Worker {
     /// Starts a worker with a connection to the database at `path`.
     pub fn open(path: &Path) -> Result<Worker> {
-        let mut process =
-            Command::new(std::env::current_exe()?).arg(FLAG).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        Worker::start(&[], json!({"do": "open", "path": path}))
+    }
+
+    /// Starts a worker that reads a database through a VFS: a library of that name, what it finds in its environment, and the
+    /// name that the VFS registers.
+    pub fn open_through(library: &Path, environment: &[(&str, String)], vfs: &str) -> Result<Worker> {
+        Worker::start(environment, json!({"do": "open through", "library": library, "vfs": vfs}))
+    }
+
+    fn start(environment: &[(&str, String)], open: Value) -> Result<Worker> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(FLAG).envs(environment.iter().map(|(name, value)| (name, value)));
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let requests = process.stdin.take();
         let output = BufReader::new(process.stdout.take().ok_or("no pipe from the worker")?);
         let (tell, answers) = channel();
         thread::spawn(move || output.lines().try_for_each(|line| tell.send(line)));
         let mut worker = Worker { process, requests, answers };
-        worker.ask(json!({"do": "open", "path": path}))?;
+        worker.ask(open)?;
         Ok(worker)
     }
 
@@ -85,6 +96,11 @@ impl Worker {
     /// Processor time that the process has used, in nanoseconds.
     pub fn cpu_ns(&mut self) -> Result<f64> {
         Ok(self.ask(json!({"do": "cpu"}))?.as_f64().ok_or("no processor time")?)
+    }
+
+    /// The process, for what the system tells of it.
+    pub fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     /// Runs SQL and returns how long it took, in nanoseconds.
@@ -137,6 +153,10 @@ fn obey(name: &str, request: &Value, slot: &mut Option<Connection>, measurement:
         *slot = Some(db::open(text(request, "path")?.as_ref())?);
         return Ok(json!({}));
     }
+    if name == "open through" {
+        *slot = Some(db::open_through(text(request, "library")?.as_ref(), &text(request, "vfs")?)?);
+        return Ok(json!({}));
+    }
     let connection = slot.as_mut().ok_or("no database is open")?;
     match name {
         "load" => {
@@ -144,6 +164,7 @@ fn obey(name: &str, request: &Value, slot: &mut Option<Connection>, measurement:
             Ok(json!({}))
         }
         "sql" => Ok(db::first_row(connection, &text(request, "sql")?)?.into()),
+        "content" => content::read(connection),
         "time" => time(connection, &text(request, "sql")?),
         "memory" => {
             machine::forget_peak()?;
