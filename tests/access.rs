@@ -298,7 +298,7 @@ fn a_token_is_in_no_log_no_table_no_error_and_no_file() {
     for login in [SECRET.to_string(), format!("user:{SECRET}")] {
         let followed = with_login(&url, &login);
         said.push(replica.ask(&format!("SELECT litestream_follow('{followed}')")));
-        fails(&mut replica, format!("SELECT litestream_follow('{followed}')"));
+        fails(&mut replica, format!("SELECT litestream_follow('{followed}', '{{\"timeout_ms\": 5}}')"));
         fails(&mut replica, format!("SELECT litestream_serve('{}')", address(&url)));
         said.extend([replica.ask(everything), primary.ask(everything), replica.ask("SELECT litestream_verify()")]);
         said.push(replica.ask("SELECT litestream_stop()"));

@@ -140,9 +140,10 @@ fn a_wrong_number_of_arguments_is_refused() {
     let mut shell = Shell::open(":memory:".as_ref());
     for (name, counts) in [
         ("version", &[1][..]),
-        ("serve", &[0, 3]),
-        ("pull", &[0, 3]),
-        ("follow", &[0, 3]),
+        ("config", &[2]),
+        ("serve", &[3]),
+        ("pull", &[3]),
+        ("follow", &[3]),
         ("stop", &[1]),
         ("position", &[1]),
         ("wait", &[0, 3]),

@@ -14,14 +14,19 @@ const FUNCTIONS: &str = "\
 litestream_apply_frame|3|1
 litestream_apply_wal|1|1
 litestream_checksum|0|1
+litestream_config|0|1
+litestream_config|1|1
+litestream_follow|0|1
 litestream_follow|1|1
 litestream_follow|2|1
 litestream_lag|0|1
 litestream_position|0|1
 litestream_promote|0|1
+litestream_pull|0|1
 litestream_pull|1|1
 litestream_pull|2|1
 litestream_run|0|1
+litestream_serve|0|1
 litestream_serve|1|1
 litestream_serve|2|1
 litestream_snapshot|1|1
@@ -34,7 +39,7 @@ litestream_version|0|1
 litestream_wait|1|1
 litestream_wait|2|1";
 
-const TABLES: &str = "litestream_replicas\nlitestream_status\nlitestream_wal";
+const TABLES: &str = "litestream_config\nlitestream_replicas\nlitestream_status\nlitestream_wal";
 
 /// `SQLITE_DIRECTONLY`.
 const DIRECT_ONLY: u32 = 0x8_0000;
@@ -73,6 +78,7 @@ fn the_tables_have_the_columns_that_the_manual_names() {
         columns("litestream_replicas"),
         "database client version state position lag commits pages bytes progress seconds_left seconds"
     );
+    assert_eq!(columns("litestream_config"), "name value source");
     assert_eq!(columns("litestream_wal"), "frame pgno commit salt1 salt2 checksum1 checksum2 valid page");
 }
 
@@ -170,6 +176,11 @@ fn a_schema_cannot_call_any_function() {
     let connection = loaded(&temp.path("app.db"));
     connection.run("PRAGMA journal_mode = wal; CREATE TABLE t(x)");
     let calls = [
+        "litestream_config()",
+        "litestream_config('{}')",
+        "litestream_serve()",
+        "litestream_pull()",
+        "litestream_follow()",
         "litestream_serve('127.0.0.1:0')",
         "litestream_serve('127.0.0.1:0', '{}')",
         "litestream_pull('http://127.0.0.1:1/app.db')",
@@ -215,6 +226,7 @@ fn a_schema_cannot_read_the_tables_or_a_file_through_one() {
     connection.run("PRAGMA journal_mode = wal; CREATE TABLE t(x); INSERT INTO t VALUES (1)");
     let wal = format!("litestream_wal('{}')", temp.path("app.db-wal").display());
     for (table, name) in [
+        ("litestream_config", "litestream_config"),
         ("litestream_status", "litestream_status"),
         ("litestream_replicas", "litestream_replicas"),
         (&wal, "litestream_wal"),
@@ -335,6 +347,52 @@ fn single_threaded(database: &Path) -> Connection {
         assert_eq!(ffi::sqlite3_config(ffi::SQLITE_CONFIG_SINGLETHREAD), ffi::SQLITE_OK);
         assert_eq!(ffi::sqlite3_open(name.as_ptr(), &mut db), ffi::SQLITE_OK);
         Connection::from_handle(db).unwrap()
+    }
+}
+
+#[test]
+fn a_host_may_have_every_connection_load_it() {
+    if let Some(folder) = started_again() {
+        load_into_every_connection();
+        let path = folder.join("app.db");
+        std::fs::create_dir(with_suffix(&path, "-litestream")).unwrap();
+        std::fs::write(with_suffix(&path, "-litestream").join("config.json"), "{\"addr\": \"127.0.0.1:0\"}").unwrap();
+        let app = plain(&path);
+        app.run("CREATE TABLE t(x); INSERT INTO t VALUES (1)");
+        let url: String = app.ask("SELECT url FROM litestream_status");
+        let copy = plain(&folder.join("copy.db"));
+        copy.ask::<String>(&format!("SELECT litestream_follow('{url}')"));
+        assert_eq!(plain(&folder.join("copy.db")).ask::<i64>("SELECT x FROM t"), 1);
+        assert_eq!(app.ask::<i64>("SELECT count(*) FROM litestream_status"), 2, "one served, one followed");
+        std::fs::write(folder.join("other.db"), "").unwrap();
+        std::fs::create_dir(folder.join("other.db-litestream")).unwrap();
+        std::fs::write(folder.join("other.db-litestream/config.json"), "{").unwrap();
+        let error = Connection::open(folder.join("other.db")).unwrap_err().to_string();
+        assert!(error.contains("config.json is not JSON"), "{error}");
+        std::process::exit(7);
+    }
+    let status = again("a_host_may_have_every_connection_load_it", &Temp::new());
+    assert_eq!(status.code(), Some(7), "a process that loads it into every connection");
+}
+
+type EntryPoint = unsafe extern "C" fn(
+    *mut rusqlite::ffi::sqlite3,
+    *mut *mut libc::c_char,
+    *const rusqlite::ffi::sqlite3_api_routines,
+) -> libc::c_int;
+
+/// Gives SQLite the entry point for all connections that are opened from then on.
+#[allow(unsafe_code)]
+fn load_into_every_connection() {
+    let path = CString::new(library().to_str().unwrap()).unwrap();
+    // SAFETY: the library has an entry point of this name and of the type that SQLite calls.
+    unsafe {
+        let handle = libc::dlopen(path.as_ptr(), libc::RTLD_NOW);
+        assert!(!handle.is_null());
+        let entry = libc::dlsym(handle, c"sqlite3_litestream_init".as_ptr());
+        assert!(!entry.is_null());
+        let entry = std::mem::transmute::<*mut libc::c_void, EntryPoint>(entry);
+        assert_eq!(rusqlite::ffi::sqlite3_auto_extension(Some(entry)), rusqlite::ffi::SQLITE_OK);
     }
 }
 

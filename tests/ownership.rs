@@ -62,7 +62,7 @@ fn a_replica_is_fed_by_one_process_at_a_time() {
         let error = other.refused(&format!("SELECT litestream_{call}('{url}')"));
         assert!(error.contains("process"), "{call}: {error}");
     }
-    replica.refused(&format!("SELECT litestream_follow('{url}')"));
+    replica.refused(&format!("SELECT litestream_pull('{url}')"));
     primary.run("INSERT INTO t(x) VALUES ('two')");
     catch_up(&mut primary, &mut replica);
     replica.kill();

@@ -203,6 +203,8 @@ fn the_wal_of_a_relay_stays_bounded() {
 fn stopping_and_promoting_end_a_relay() {
     let temp = Temp::new();
     let (mut origin, url, mut relay, relay_url) = house(&temp);
+    let again = relay.ask("SELECT litestream_serve('127.0.0.1:0', '{\"heartbeat_ms\": 50}')");
+    assert_eq!(again, relay_url, "the second call does nothing");
     assert!(relay.refused("SELECT litestream_serve('127.0.0.1:0')").contains("being served already"));
     assert_eq!(relay.ask("SELECT litestream_stop()"), format!("served {relay_url}; followed {url}"));
     assert!(relay.refused("SELECT litestream_serve('127.0.0.1:0')").contains("read-only"));

@@ -127,10 +127,11 @@ fn all_that_is_served_at_an_address_has_one_write_timeout() {
 }
 
 #[test]
-fn serving_a_database_that_is_served_is_refused() {
+fn a_database_is_served_once_and_a_call_that_asks_for_anything_else_is_refused() {
     let temp = Temp::new();
     let (mut primary, url) = serving(&temp.path("primary.db"));
-    let error = primary.refused("SELECT litestream_serve('127.0.0.1:0')");
+    let otherwise = "SELECT litestream_serve('127.0.0.1:0', '{\"heartbeat_ms\": 50}')";
+    let error = primary.refused(otherwise);
     assert!(error.contains(&url), "in the same connection: {error}");
     let mut other = Shell::open(&temp.path("primary.db"));
     let error = other.refused("SELECT litestream_serve('127.0.0.1:0')");
@@ -138,7 +139,8 @@ fn serving_a_database_that_is_served_is_refused() {
     let first = loaded(&temp.path("second.db"));
     first.run(NEW);
     let url: String = first.ask("SELECT litestream_serve('127.0.0.1:0')");
-    let error = loaded(&temp.path("second.db")).refused("SELECT litestream_serve('127.0.0.1:0')");
+    assert_eq!(loaded(&temp.path("second.db")).ask::<String>("SELECT litestream_serve('127.0.0.1:0')"), url);
+    let error = loaded(&temp.path("second.db")).refused(otherwise);
     assert!(error.contains(&url), "in another connection: {error}");
     assert_eq!(get(&url, "/healthz", &[]).status, 200, "what was served still is");
 }

@@ -165,6 +165,45 @@ fn a_sidecar_put_back_from_an_older_copy_is_not_trusted() {
 }
 
 #[test]
+fn settings_that_are_damaged_are_told_of_by_their_file_and_cost_nothing_else() {
+    let line = Line::new(0);
+    let good = "{\"heartbeat_ms\": 500, \"timeout_ms\": 5000, \"compression\": \"none\", \"progress\": false}\n";
+    let foreign = line.temp.path("foreign.json");
+    fs::write(&foreign, "[{\"id\": 1}]").unwrap();
+    let judge = rusqlite::Connection::open_in_memory().unwrap();
+    for database in [line.primary(), line.replica()] {
+        let file = with_suffix(&database, "-litestream").join("config.json");
+        fs::write(&file, good).unwrap();
+        let (mut refused, mut taken) = (0, 0);
+        for (what, damage) in damages(&file, &foreign) {
+            damage();
+            let connection = plain(&database);
+            match try_load(&connection) {
+                Err(error) => {
+                    assert!(error.to_string().contains(&file.display().to_string()), "{what}: {error}");
+                    refused += 1;
+                }
+                // Another number in its place is no damage that anybody could see.
+                Ok(()) if fs::symlink_metadata(&file).is_ok() => {
+                    let text = fs::read_to_string(&file).unwrap();
+                    let valid = judge
+                        .query_row("SELECT json_valid(?1) AND json_type(?1) = 'object'", [&text], |row| row.get(0));
+                    assert_eq!(valid, Ok(true), "{what}: {text} was taken for settings");
+                    taken += 1;
+                }
+                Ok(()) => taken += 1,
+            }
+            drop(connection);
+            let _ = fs::remove_file(&file);
+            fs::write(&file, good).unwrap();
+        }
+        assert!(refused > 10 && taken > 1, "{refused} refused, {taken} taken");
+        plain(&line.primary()).run(&bank::step(2, 3));
+        line.pull("settings are as they were");
+    }
+}
+
+#[test]
 fn a_folder_that_cannot_be_written_is_told_of_before_anything_is_done() {
     for what in ["a file in its place", "a link that leads nowhere"] {
         let temp = Temp::new();

@@ -6,9 +6,9 @@ $db->loadExtension('liblitestream.so');
 $db->exec('PRAGMA journal_mode = WAL');
 $db->exec('CREATE TABLE IF NOT EXISTS orders(id INTEGER PRIMARY KEY, item TEXT)');
 
-// Not with a prepared statement: PHP runs that in execute(), and again in fetchArray().
-$address = SQLite3::escapeString($argv[1]);
-echo $db->querySingle("SELECT litestream_serve('$address')"), "\n";
+$serve = $db->prepare('SELECT litestream_serve(?)'); // PHP runs it in execute(), and again in fetchArray(), which does no harm
+$serve->bindValue(1, $argv[1]);
+echo $serve->execute()->fetchArray()[0], "\n";
 $db->exec("INSERT INTO orders(item) VALUES ('lamp')");
 echo $db->querySingle('SELECT litestream_position()'), "\n";
 stream_get_contents(STDIN); // serves until the input ends

@@ -12,6 +12,8 @@ pub enum Kind {
     Usage,
     /// Somebody else holds a lock; trying again may help (`SQLITE_BUSY`).
     Busy,
+    /// Another process, or another call, serves or feeds the database (`SQLITE_BUSY`).
+    Taken,
     /// The database or the file system refuses to be written (`SQLITE_READONLY`).
     ReadOnly,
     /// The file system or the network failed (`SQLITE_IOERR`).

@@ -1,76 +1,151 @@
-//! `litestream_pull(url [, options])` and `litestream_follow(url [, options])`
+//! `litestream_pull([url [, options]])` and `litestream_follow([url [, options]])`
 
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::credentials;
-use super::options::Options;
+use super::options::{Options, Origin};
 use super::progress::Watched;
-use super::registry::{Registry, file_of};
+use super::registry::{Followed, Registry, file_of};
 use super::session::Session;
 use crate::base::{Error, Result};
 use crate::format::compression::Compression;
-use crate::net::{HttpUpstream, Url};
+use crate::net::{Credentials, HttpUpstream, Url};
 use crate::replica::{self, Follower, Options as Feeding, Progress};
-use crate::sqlite::{Call, Output};
+use crate::sqlite::{Call, Host, Output};
 
+const PULL: &str = "litestream_pull";
+const FOLLOW: &str = "litestream_follow";
 const OPTIONS: [&str; 7] =
     ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "compression", "progress"];
 
 /// Catches up with the upstream once. Returns the position.
 pub fn pull(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
-    let (path, vfs, upstream, options, bar) = arguments(call, registry, "litestream_pull")?;
-    let progress = Arc::<Progress>::default();
-    let _watched = Watched::begin(registry, &path, &upstream, &progress, bar);
-    let position = replica::pull(&path, &vfs, &upstream, options, &progress)?;
+    let (place, asked) = Asked::of(call.host(), given(call, PULL)?)?;
+    registry.check_not_served(&place.path)?;
+    if let Some(follower) = registry.follower(&place.path) {
+        return Err(follows_already(&follower, ""));
+    }
+    let (upstream, progress) = (asked.upstream()?, Arc::<Progress>::default());
+    let _watched = Watched::begin(registry, &place.path, &upstream, &progress, place.bar);
+    let position = replica::pull(&place.path, &place.vfs, &upstream, asked.feeding, &progress)?;
     Ok(position.to_string().into())
 }
 
 /// Catches up with the upstream, and goes on doing so in the background. Returns the position.
 pub fn follow(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
-    let (path, vfs, upstream, options, bar) = arguments(call, registry, "litestream_follow")?;
-    let progress = Arc::<Progress>::default();
-    let watched = Watched::begin(registry, &path, &upstream, &progress, bar);
-    let follower = Arc::new(Follower::start(&path, &vfs, Arc::new(upstream), options, progress)?);
-    let position = follower.progress().position();
-    log::info!("{} follows {}", path.display(), follower.url());
-    registry.follows(path, follower);
-    drop(watched);
-    Ok(position.map(|p| p.to_string()).into())
+    begin(call.host(), registry, given(call, FOLLOW)?)
 }
 
-type Arguments = (std::path::PathBuf, std::ffi::CString, HttpUpstream, Feeding, bool);
+/// The options of which nothing is given by a call.
+pub fn not_given() -> Options {
+    Options::none(FOLLOW, &known())
+}
 
-fn arguments(call: &Call, registry: &Registry, function: &'static str) -> Result<Arguments> {
-    let url = Url::parse(super::text(call, 0, function, "the URL")?)?;
-    let known: Vec<&str> = OPTIONS.into_iter().chain(credentials::KNOWN).collect();
-    let mut given = Options::read(call, 1, function, &known)?;
-    let defaults = Feeding::default();
-    let schema = given.text("schema", "main")?;
-    let options = Feeding {
-        overwrite: given.flag("overwrite")?,
-        writable: given.flag("writable")?,
-        silence: given.milliseconds("timeout_ms", defaults.silence, 1)?,
-        checkpoint_frames: given.frames("checkpoint_frames", defaults.checkpoint_frames)?,
-    };
-    // Between processes of one machine, compressing takes longer than sending.
-    let compression = if url.is_loopback() { Compression::None } else { Compression::Lz4 };
-    let compression = given.choice("compression", compression, &Compression::ALL, Compression::name)?;
-    let bar = given.switch("progress", true)?;
-    let credentials = credentials::read(&mut given, &url)?;
-    let path = file_of(call.host(), &schema, "following")?;
-    if let Some(url) = registry.url_of(&path) {
-        return Err(Error::usage(format!(
-            "litestream: {} is being served here, at {url}; litestream_stop() ends that, then it can become a replica",
-            path.display()
-        )));
+/// Begins to follow, unless the database follows the same upstream in the same way already. Returns the position.
+pub fn begin(host: Host, registry: &Registry, options: Options) -> Result<Output> {
+    let (place, asked) = Asked::of(host, options)?;
+    registry.check_not_served(&place.path)?;
+    let position = |follower: &Follower| follower.progress().position().map(|p| p.to_string()).into();
+    if let Some((follower, before)) = registry.followed(&place.path) {
+        return match asked.difference(&before) {
+            None => Ok(position(&follower)),
+            Some(difference) => Err(follows_already(&follower, difference)),
+        };
     }
-    if let Some(follower) = registry.follower(&path) {
-        return Err(Error::usage(format!(
-            "litestream: {} follows {} already; litestream_stop() ends that",
-            path.display(),
-            follower.url()
-        )));
+    let (upstream, progress) = (asked.upstream()?, Arc::<Progress>::default());
+    let watched = Watched::begin(registry, &place.path, &upstream, &progress, place.bar);
+    let follower = Follower::start(&place.path, &place.vfs, Arc::new(upstream), asked.feeding, progress)?;
+    let follower = Arc::new(follower);
+    log::info!("{} follows {}", place.path.display(), follower.url());
+    registry.follows(place.path, Followed { follower: Arc::clone(&follower), asked });
+    drop(watched);
+    Ok(position(&follower))
+}
+
+/// The URL that `text` is. One that stands in the environment is for all databases of a process: where it names none, it means the
+/// one that is called as `database` is.
+pub fn full_url(text: &str, from: &Origin, database: Option<&Path>) -> Result<Url> {
+    let url = Url::parse(text).map_err(|e| match from {
+        Origin::Call => e,
+        _ => e.within(from.naming("upstream")),
+    })?;
+    Ok(match (from, database.and_then(Path::file_name)) {
+        (Origin::Environment, Some(name)) => url.or_database(&name.to_string_lossy()),
+        _ => url,
+    })
+}
+
+fn known() -> Vec<&'static str> {
+    OPTIONS.into_iter().chain(credentials::KNOWN).collect()
+}
+
+fn given(call: &Call, function: &'static str) -> Result<Options> {
+    let mut options = Options::read(call, 1, function, &known())?;
+    if call.count() > 0 {
+        options.put("upstream", super::text(call, 0, function, "the URL")?);
     }
-    let vfs = call.host().vfs(&schema)?;
-    Ok((path, vfs, HttpUpstream::new(url, options.silence, compression, credentials)?, options, bar))
+    Ok(options)
+}
+
+/// Which database is to follow.
+struct Place {
+    path: PathBuf,
+    vfs: CString,
+    /// Whether a bar may show how far it is.
+    bar: bool,
+}
+
+/// What is to be followed, and how.
+#[derive(Clone, PartialEq)]
+pub struct Asked {
+    url: Url,
+    feeding: Feeding,
+    compression: Compression,
+    credentials: Credentials,
+}
+
+impl Asked {
+    fn of(host: Host, mut given: Options) -> Result<(Place, Asked)> {
+        let schema = given.text("schema", "main")?;
+        let path = file_of(host, &schema, "following")?;
+        given.surround(Some("upstream"), Some(&path))?;
+        let (url, from) = given.place("upstream", "a URL")?;
+        let url = full_url(&url, &from, Some(&path))?;
+        let defaults = Feeding::default();
+        let feeding = Feeding {
+            overwrite: given.flag("overwrite")?,
+            writable: given.flag("writable")?,
+            silence: given.milliseconds("timeout_ms", defaults.silence)?,
+            checkpoint_frames: given.frames("checkpoint_frames", defaults.checkpoint_frames)?,
+        };
+        // Between processes of one machine, compressing takes longer than sending.
+        let compression = if url.is_loopback() { Compression::None } else { Compression::Lz4 };
+        let compression = given.choice("compression", compression, &Compression::ALL, Compression::name)?;
+        let bar = given.switch("progress", true)?;
+        let credentials = credentials::read(&mut given, &url, &from)?;
+        Ok((Place { path, vfs: host.vfs(&schema)?, bar }, Asked { url, feeding, compression, credentials }))
+    }
+
+    fn upstream(&self) -> Result<HttpUpstream> {
+        HttpUpstream::new(self.url.clone(), self.feeding.silence, self.compression, self.credentials.clone())
+    }
+
+    /// In what it differs from what was asked for before.
+    fn difference(&self, before: &Asked) -> Option<&'static str> {
+        match self {
+            _ if self == before => None,
+            _ if self.url.to_string() == before.url.to_string() => Some(", with other options"),
+            _ => Some(""),
+        }
+    }
+}
+
+fn follows_already(follower: &Follower, how: &str) -> Error {
+    Error::usage(format!(
+        "litestream: {} follows {} already{how}; litestream_stop() ends that",
+        follower.path().display(),
+        follower.url()
+    ))
 }

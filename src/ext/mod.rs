@@ -1,6 +1,8 @@
 //! Layer 6: what SQL sees. One file for each function or family, and the registry of what runs in this process.
 
 mod apply;
+mod auto;
+mod config;
 mod credentials;
 mod follow;
 mod logging;
@@ -13,6 +15,7 @@ mod relay;
 mod run;
 mod serve;
 mod session;
+mod setting;
 mod settings;
 mod snapshot;
 mod stop;
@@ -30,10 +33,11 @@ use session::Session;
 type Function = fn(&Call, &Session, &Registry) -> Result<Output>;
 
 /// Name, least and most number of arguments, body.
-const FUNCTIONS: [(&str, i32, i32, Function); 15] = [
-    ("litestream_serve", 1, 2, serve::serve),
-    ("litestream_pull", 1, 2, follow::pull),
-    ("litestream_follow", 1, 2, follow::follow),
+const FUNCTIONS: [(&str, i32, i32, Function); 16] = [
+    ("litestream_serve", 0, 2, serve::serve),
+    ("litestream_pull", 0, 2, follow::pull),
+    ("litestream_follow", 0, 2, follow::follow),
+    ("litestream_config", 0, 1, config::config),
     ("litestream_snapshot", 1, 2, snapshot::snapshot),
     ("litestream_stop", 0, 0, stop::stop),
     ("litestream_position", 0, 0, position::position),
@@ -48,7 +52,7 @@ const FUNCTIONS: [(&str, i32, i32, Function); 15] = [
     ("litestream_version", 0, 0, own_version),
 ];
 
-/// Registers everything on the connection that loads the extension.
+/// Registers everything on the connection that loads the extension, and begins what environment and configuration say.
 pub fn register(host: Host) -> Result<()> {
     logging::start();
     registry::begin();
@@ -59,9 +63,11 @@ pub fn register(host: Host) -> Result<()> {
             define_function(host, name, arguments, move |call| answer(body, call, &session))?;
         }
     }
-    define_table::<tables::Status>(host, session)?;
+    define_table::<tables::Status>(host, Arc::<Session>::clone(&session))?;
     define_table::<tables::Replicas>(host, Arc::new(()))?;
-    define_table::<tables::Wal>(host, Arc::new(()))
+    define_table::<tables::Wal>(host, Arc::new(()))?;
+    define_table::<config::Effective>(host, Arc::new(()))?;
+    auto::begin(host, &session, registry()?)
 }
 
 fn answer(body: Function, call: &Call, session: &Weak<Session>) -> Result<Output> {

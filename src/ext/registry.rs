@@ -1,9 +1,10 @@
 //! What runs in this process: servers, databases served, databases followed.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::follow::Asked;
 use crate::base::{Error, Kind, Result};
 use crate::net::{self, Server};
 use crate::primary::Primary;
@@ -32,7 +33,9 @@ pub struct Running {
     /// Databases served, by path.
     pub served: HashMap<PathBuf, Served>,
     /// Databases followed, by path.
-    pub followed: HashMap<PathBuf, Arc<Follower>>,
+    pub followed: HashMap<PathBuf, Followed>,
+    /// Databases that a call let go of, by what was ended. Loading the library does not begin that again.
+    pub let_go: HashSet<(PathBuf, Doing)>,
     /// Databases that are being brought up to date by a call that has not returned yet.
     beginning: Vec<net::Followed>,
 }
@@ -45,6 +48,23 @@ pub struct Served {
     pub server: Arc<Server>,
     /// Its URL.
     pub url: String,
+}
+
+/// A database followed.
+pub struct Followed {
+    /// Who follows with it.
+    pub follower: Arc<Follower>,
+    /// What was asked for.
+    pub asked: Asked,
+}
+
+/// What can be done with a database.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Doing {
+    /// Serving it.
+    Serving,
+    /// Following with it.
+    Following,
 }
 
 /// An address that tells of all of the process, and serves nothing.
@@ -87,7 +107,7 @@ pub fn told() -> net::Running {
         url: served.url.clone(),
         warning: served.server.warning(),
     });
-    let followed = running.followed.values().map(|follower| net::Followed {
+    let followed = running.followed.values().map(|Followed { follower, .. }| net::Followed {
         path: follower.path().to_path_buf(),
         url: follower.url().to_string(),
         warning: follower.upstream().warning(),
@@ -123,7 +143,25 @@ impl Registry {
 
     /// The follower of the database at `path`.
     pub fn follower(&self, path: &Path) -> Option<Arc<Follower>> {
-        self.running().followed.get(path).map(Arc::clone)
+        self.followed(path).map(|(follower, _)| follower)
+    }
+
+    /// The same, and what was asked of it.
+    pub fn followed(&self, path: &Path) -> Option<(Arc<Follower>, Asked)> {
+        let running = self.running();
+        running.followed.get(path).map(|followed| (Arc::clone(&followed.follower), followed.asked.clone()))
+    }
+
+    /// Fails if the database at `path` is served, and so is no replica.
+    pub fn check_not_served(&self, path: &Path) -> Result<()> {
+        match self.url_of(path) {
+            None => Ok(()),
+            Some(_) if self.follower(path).is_some() => Ok(()),
+            Some(url) => Err(Error::usage(format!(
+                "litestream: {} is being served here, at {url}; litestream_stop() ends that, then it can become a replica",
+                path.display()
+            ))),
+        }
     }
 
     /// Tells of a database that is being brought up to date, until the guard goes or it is followed.
@@ -135,10 +173,11 @@ impl Registry {
     }
 
     /// Keeps a follower whose first catch-up was applied.
-    pub fn follows(&self, path: PathBuf, follower: Arc<Follower>) {
+    pub fn follows(&self, path: PathBuf, followed: Followed) {
         let mut running = self.running();
-        running.forget(&follower.progress());
-        running.followed.insert(path, follower);
+        running.forget(&followed.follower.progress());
+        running.let_go.remove(&(path.clone(), Doing::Following));
+        running.followed.insert(path, followed);
     }
 
     /// Ends serving the database at `path`, and its server if it was the last one there. Returns its URL.
@@ -150,8 +189,8 @@ impl Registry {
         if last {
             running.servers.retain(|server| !Arc::ptr_eq(server, &served.server));
         }
-        if let Some(follower) = running.followed.get(path) {
-            follower.relay_no_more();
+        if let Some(followed) = running.followed.get(path) {
+            followed.follower.relay_no_more();
         }
         drop(running);
         served.primary.stop();
@@ -159,6 +198,11 @@ impl Registry {
             served.server.stop();
         }
         Some(served.url)
+    }
+
+    /// Keeps in mind that a call let go of the database at `path`.
+    pub fn lets_go(&self, path: &Path, doing: Doing) {
+        self.running().let_go.insert((path.to_path_buf(), doing));
     }
 
     /// Closes the addresses for metrics only that a connection to `database` opened. Returns their URLs.
@@ -179,13 +223,18 @@ impl Registry {
         if self.primary(path).is_some_and(|primary| primary.is_relay()) {
             self.stop_serving(path);
         }
-        let follower = self.running().followed.remove(path)?;
+        let Followed { follower, .. } = self.running().followed.remove(path)?;
         follower.stop();
         Some(follower.url().to_string())
     }
 }
 
 impl Running {
+    /// Whether the database at `path` is being brought up to date by a call that has not returned yet.
+    pub fn is_beginning(&self, path: &Path) -> bool {
+        self.beginning.iter().any(|known| known.path == path)
+    }
+
     fn forget(&mut self, progress: &Arc<Progress>) {
         self.beginning.retain(|known| !Arc::ptr_eq(&known.progress, progress));
     }

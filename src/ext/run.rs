@@ -26,5 +26,5 @@ fn look(registry: &Registry) -> Result<()> {
             "litestream_run: nothing is served or followed by this process; call litestream_serve or litestream_follow first",
         ));
     }
-    running.followed.values().find_map(|follower| follower.progress().ended()).map_or(Ok(()), Err)
+    running.followed.values().find_map(|followed| followed.follower.progress().ended()).map_or(Ok(()), Err)
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::options::Options;
-use super::registry::{Registry, Served, file_of, told};
+use super::registry::{Doing, Followed, Registry, Served, file_of, path_of, told};
 use super::relay::Relay;
 use super::session::Session;
 use super::settings;
@@ -18,37 +18,56 @@ const OPTIONS: [&str; 5] = ["schema", "checkpoint_frames", "wal_limit", "heartbe
 
 /// Starts to serve the database of the calling connection. Returns its URL.
 pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Output> {
-    let address = super::text(call, 0, NAME, "the address")?;
-    let known: Vec<&str> = OPTIONS.into_iter().chain(settings::KNOWN).collect();
-    let mut options = Options::read(call, 1, NAME, &known)?;
+    let mut options = Options::read(call, 1, NAME, &known())?;
+    if call.count() > 0 {
+        options.put("addr", super::text(call, 0, NAME, "the address")?);
+    }
+    begin(call.host(), session, registry, options)
+}
+
+/// The options of which nothing is given by a call.
+pub fn not_given() -> Options {
+    Options::none(NAME, &known())
+}
+
+fn known() -> Vec<&'static str> {
+    OPTIONS.into_iter().chain(settings::KNOWN).collect()
+}
+
+/// Starts to serve, unless the database is served there in the same way already. Returns the URL.
+pub fn begin(host: Host, session: &Session, registry: &Registry, mut options: Options) -> Result<Output> {
+    let schema = options.text("schema", "main")?;
+    options.surround(Some("addr"), path_of(host, &schema)?.as_deref())?;
+    let (address, _) = options.place("addr", "an address")?;
     if options.flag("metrics_only")? {
-        return super::telling::open(call, registry, address, options);
+        return super::telling::open(host, registry, &address, options);
     }
     let defaults = Serving::default();
-    let schema = options.text("schema", "main")?;
     let serving = Serving {
         checkpoint_frames: options.frames("checkpoint_frames", defaults.checkpoint_frames)?,
-        wal_limit: options.number("wal_limit", defaults.wal_limit, 0)?,
-        heartbeat: options.milliseconds("heartbeat_ms", defaults.heartbeat, 1)?,
+        wal_limit: options.number("wal_limit", defaults.wal_limit)?,
+        heartbeat: options.milliseconds("heartbeat_ms", defaults.heartbeat)?,
     };
-    let host = call.host();
     let path = file_of(host, &schema, "serving")?;
     let relays = registry.follower(&path).is_some();
     check_servable(host, &schema, &path.display().to_string(), relays)?;
     let mut running = registry.running();
     if let Some(served) = running.served.get(&path) {
-        return Err(Error::usage(format!(
-            "litestream: {} is being served already, at {}; litestream_stop() ends that",
-            path.display(),
-            served.url
-        )));
+        return match difference(served, &address, serving, &mut options)? {
+            None => Ok(served.url.clone().into()),
+            Some(difference) => Err(Error::usage(format!(
+                "litestream: {} is being served already, at {}{difference}; litestream_stop() ends that",
+                path.display(),
+                served.url
+            ))),
+        };
     }
-    let (server, is_new) = server_at(address, &running.servers, &mut options)?;
+    let (server, is_new) = server_at(&address, &running.servers, &mut options)?;
     super::telling::check_serves(&server, &running)?;
     let vfs = host.vfs(&schema)?;
     let primary = match running.followed.get(&path) {
         None => Primary::start(&path, &vfs, serving)?,
-        Some(follower) => {
+        Some(Followed { follower, .. }) => {
             let start =
                 |position| Primary::relay(&path, &vfs, position, serving).map(|primary| Arc::new(Relay(primary)));
             Arc::clone(&follower.relay_by(start)?.0)
@@ -60,11 +79,23 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
         running.servers.push(Arc::clone(&server));
     }
     log::info!("serving {} at {url}", path.display());
+    running.let_go.remove(&(path.clone(), Doing::Serving));
     running.served.insert(path, Served { primary: Arc::clone(&primary), server, url: url.clone() });
     if !primary.is_relay() {
         install_hook(host, session, &schema, &primary)?;
     }
     Ok(url.into())
+}
+
+/// In what a database is served otherwise than a call asks for.
+fn difference(served: &Served, address: &str, serving: Serving, options: &mut Options) -> Result<Option<String>> {
+    let settings = settings::read(options, Some(served.server.settings()))?;
+    Ok(match settings.difference(served.server.settings()) {
+        _ if !served.server.answers_to(address)? => Some(String::new()),
+        Some(difference) => Some(format!(", with other options: {difference}")),
+        None if served.primary.options() != serving => Some(", with other options".to_string()),
+        None => None,
+    })
 }
 
 /// The server that listens at `address`, and whether it began to just now. Who may ask there, and how much is taken on, is the

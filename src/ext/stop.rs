@@ -1,6 +1,6 @@
 //! `litestream_stop()`
 
-use super::registry::{Registry, path_of};
+use super::registry::{Doing, Registry, path_of};
 use super::session::Session;
 use crate::base::Result;
 use crate::sqlite::{Call, Output};
@@ -11,7 +11,12 @@ pub fn stop(call: &Call, session: &Session, registry: &Registry) -> Result<Outpu
     let path = path_of(call.host(), "main")?;
     let served = path.as_deref().and_then(|path| registry.stop_serving(path)).map(|url| format!("served {url}"));
     let followed = path.as_deref().and_then(|path| registry.stop_following(path)).map(|url| format!("followed {url}"));
-    let told = registry.stop_telling(path.as_deref()).into_iter().map(|url| format!("metrics at {url}"));
+    let told: Vec<_> = registry.stop_telling(path.as_deref());
+    let ended = [(Doing::Serving, served.is_some() || !told.is_empty()), (Doing::Following, followed.is_some())];
+    for (doing, _) in ended.into_iter().filter(|(_, ended)| *ended) {
+        path.iter().for_each(|path| registry.lets_go(path, doing));
+    }
+    let told = told.into_iter().map(|url| format!("metrics at {url}"));
     if let (Some(_), Some(frames)) = (&served, session.lock().auto_checkpoint.take()) {
         call.host().auto_checkpoint(frames);
     }

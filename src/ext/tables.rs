@@ -7,7 +7,7 @@ use super::registry::{registry, told};
 use crate::base::{Error, Kind, Position, Result, utc};
 use crate::net::{Part, Row, state_of};
 use crate::primary::ReplicaRow;
-use crate::sqlite::{Cells, Output, Table, Value, has_wal_reset_bug, version};
+use crate::sqlite::{Cells, Host, Output, Table, Value, has_wal_reset_bug, version};
 use crate::store::LogFile;
 
 type Rows = Box<dyn Iterator<Item = Result<Cells>>>;
@@ -23,7 +23,7 @@ impl Table for Status {
         wal_reset_bug INTEGER";
     const ARGUMENT: Option<c_int> = None;
 
-    fn rows(_: Value<'_>) -> Result<Rows> {
+    fn rows(_: Host, _: Value<'_>) -> Result<Rows> {
         registry()?;
         Ok(Box::new(told().rows().into_iter().map(|row| Ok(status(row)))))
     }
@@ -72,7 +72,7 @@ impl Table for Replicas {
         commits INTEGER, pages INTEGER, bytes INTEGER, progress REAL, seconds_left REAL, seconds REAL";
     const ARGUMENT: Option<c_int> = None;
 
-    fn rows(_: Value<'_>) -> Result<Rows> {
+    fn rows(_: Host, _: Value<'_>) -> Result<Rows> {
         registry()?;
         let mut rows: Vec<Result<Cells>> = Vec::new();
         for row in told().rows() {
@@ -108,7 +108,7 @@ impl Table for Wal {
         checksum1 INTEGER, checksum2 INTEGER, valid INTEGER, page BLOB, path TEXT HIDDEN";
     const ARGUMENT: Option<c_int> = Some(9);
 
-    fn rows(argument: Value<'_>) -> Result<Rows> {
+    fn rows(_: Host, argument: Value<'_>) -> Result<Rows> {
         let Value::Text(path) = argument else {
             return Err(Error::new(
                 Kind::Mismatch,

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use super::options::Options;
-use super::registry::{Registry, Running, Teller, path_of};
+use super::registry::{Doing, Registry, Running, Teller, path_of};
 use super::serve::server_at;
 use crate::base::{Error, Result};
 use crate::net::Server;
-use crate::sqlite::{Call, Output};
+use crate::sqlite::{Host, Output};
 
 /// Opens the address. Returns its URL. The database of the calling connection, if it has one, is who ends it.
-pub fn open(call: &Call, registry: &Registry, address: &str, mut options: Options) -> Result<Output> {
-    let opened_by = path_of(call.host(), "main")?;
+pub fn open(host: Host, registry: &Registry, address: &str, mut options: Options) -> Result<Output> {
+    let opened_by = path_of(host, "main")?;
     let mut running = registry.running();
     let (server, is_new) = server_at(address, &running.servers, &mut options)?;
     options.end("where nothing but metrics is served")?;
@@ -22,6 +22,9 @@ pub fn open(call: &Call, registry: &Registry, address: &str, mut options: Option
         )));
     }
     running.servers.push(Arc::clone(&server));
+    if let Some(path) = &opened_by {
+        running.let_go.remove(&(path.clone(), Doing::Serving));
+    }
     running.tellers.push(Teller { opened_by, server });
     log::info!("metrics at {url}");
     Ok(url.into())

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::json;
 
 use super::credentials;
-use super::options::Options;
+use super::options::{Options, Origin};
 use super::registry::{Registry, file_of};
 use super::session::Session;
 use crate::base::{Error, Kind, Position, Result, limits};
@@ -60,9 +60,10 @@ fn upstream(
         Value::Null => None,
         _ => Some(Url::parse(super::text(call, 0, "litestream_verify", "the URL")?)?),
     };
-    let known: Vec<&str> = ["timeout_ms"].into_iter().chain(credentials::KNOWN).collect();
+    let known: Vec<&'static str> = ["timeout_ms"].into_iter().chain(credentials::KNOWN).collect();
     let mut options = Options::read(call, 1, "litestream_verify", &known)?;
-    let silence = options.milliseconds("timeout_ms", limits::SILENCE, 1)?;
+    options.surround(None, Some(path))?;
+    let silence = options.milliseconds("timeout_ms", limits::SILENCE)?;
     let (url, is_own) = match (named, follower, &own) {
         (None, Some(follower), _) => return Ok((follower.upstream(), true)),
         (None, None, Some(own)) => (Url::parse(own)?, true),
@@ -77,7 +78,8 @@ fn upstream(
             (url, is_own)
         }
     };
-    let credentials = credentials::read(&mut options, &url)?;
+    let from = if is_own { Origin::Environment } else { Origin::Call };
+    let credentials = credentials::read(&mut options, &url, &from)?;
     Ok((Arc::new(HttpUpstream::new(url, silence, Compression::None, credentials)?), is_own))
 }
 

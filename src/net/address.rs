@@ -45,6 +45,11 @@ pub fn bind(text: &str) -> Result<TcpListener> {
     Err(Error::new(Kind::Io, format!("cannot listen on '{}': {error}; {advice}", super::printable(text))))
 }
 
+/// Fails if `text` cannot be an address to listen on. Names are not looked up.
+pub fn check(text: &str) -> Result<()> {
+    split(text).map(drop)
+}
+
 pub(super) fn split(text: &str) -> Result<(&str, u16)> {
     let parts = text.rsplit_once(':').and_then(|(host, port)| Some((host, port.parse().ok()?)));
     let bad_host = |host: &str| {

@@ -16,7 +16,7 @@ use super::url::{Login, Url};
 use crate::base::{Error, Result};
 
 /// What a client shows of itself, and whom it believes. Files are read again for each request.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// The token, where the URL has none, or another.
     pub token: Option<TokenSource>,
@@ -27,7 +27,7 @@ pub struct Credentials {
 }
 
 /// Where a token comes from.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TokenSource {
     /// It was given.
     Text(Token),

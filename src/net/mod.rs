@@ -42,6 +42,7 @@ mod write_timeout;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use address::check as check_address;
 pub use client::HttpUpstream;
 pub use credentials::{Credentials, TokenSource};
 pub use report::{Followed, Part, Row, Running, Served, Source, state_of};

@@ -97,6 +97,13 @@ impl Server {
         Ok(address::resolve(addr)?.contains(&self.address))
     }
 
+    /// Whether `addr` is where this server listens, or leaves the port open and names the same interface.
+    pub fn answers_to(&self, addr: &str) -> Result<bool> {
+        let same =
+            |asked: &SocketAddr| asked.ip() == self.address.ip() && [0, self.address.port()].contains(&asked.port());
+        Ok(address::resolve(addr)?.iter().any(same))
+    }
+
     /// Serves one more database.
     pub fn add(&self, primary: Arc<Primary>) -> Result<()> {
         self.databases.add(primary)

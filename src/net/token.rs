@@ -5,15 +5,13 @@ use std::path::Path;
 
 use crate::base::{Error, Kind, Result};
 
-/// The variable that holds a token where no option gives one.
-const ENVIRONMENT: &str = "LITESTREAM_TOKEN";
 /// The longest token, in bytes: it must fit into the head of a request.
 const LONGEST: usize = 1024;
 /// The longest file of tokens, in bytes.
 const LONGEST_FILE: usize = 1 << 20;
 
 /// A secret that a client shows. Nothing of this library shows it to anybody else: not an error, a log or a table.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
@@ -31,13 +29,6 @@ impl Token {
             )),
             _ => Ok(Token(text.to_string())),
         }
-    }
-
-    /// The one in the environment, if there is one. One that is set and empty is an error: somebody meant to give one.
-    pub fn from_environment() -> Result<Option<Token>> {
-        let Some(text) = std::env::var_os(ENVIRONMENT) else { return Ok(None) };
-        let text = text.to_str().ok_or_else(|| Error::usage(format!("{ENVIRONMENT} is not UTF-8")))?;
-        Token::new(text).map(Some).map_err(|e| e.within(ENVIRONMENT))
     }
 
     /// The tokens in a file, one a line. Empty lines, and those that begin with `#`, mean nothing.

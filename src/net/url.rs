@@ -22,7 +22,7 @@ use crate::replica::{Have, PageSums};
 const EXAMPLE: &str = "http://127.0.0.1:9090/app.db";
 
 /// Where a replica gets its data from.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Url {
     scheme: &'static str,
     /// Sent to the upstream, never shown.
@@ -33,7 +33,7 @@ pub struct Url {
 }
 
 /// What a URL says of who asks.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Login {
     /// A token alone.
     Token(Token),
@@ -74,6 +74,11 @@ impl Url {
     /// Which database of those served there; none when it is the only one.
     pub fn database(&self) -> Option<&str> {
         self.database.as_deref()
+    }
+
+    /// The same server, and the database called `name` if none is named yet.
+    pub fn or_database(self, name: &str) -> Url {
+        Url { database: self.database.or_else(|| Some(name.to_string())), ..self }
     }
 
     /// The stream, for a replica that has this.
@@ -387,6 +392,19 @@ mod tests {
             assert!(matches!(&found, Some(Login::Password(login)) if login == expected), "{text}");
         }
         assert!(login("http://@h").is_err(), "an empty token");
+        Ok(())
+    }
+
+    #[test]
+    fn a_database_is_only_added_where_none_is_named() -> Result<()> {
+        for (text, expected) in [
+            ("http://h:1", "http://h:1/my%20app.db"),
+            ("http://h:1/", "http://h:1/my%20app.db"),
+            ("http://h:1/other.db", "http://h:1/other.db"),
+            ("http://h:1/?path=x", "http://h:1/x"),
+        ] {
+            assert_eq!(Url::parse(text)?.or_database("my app.db").to_string(), expected, "{text}");
+        }
         Ok(())
     }
 

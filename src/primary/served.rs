@@ -24,7 +24,7 @@ use crate::store::{Sidecar, SidecarLock};
 const CORE_PATIENCE: Duration = Duration::from_micros(300);
 
 /// How a database is served.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// WAL size at which it is checkpointed, in frames.
     pub checkpoint_frames: u32,
@@ -168,6 +168,11 @@ impl Primary {
     /// Absolute path of the database file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// How it is served.
+    pub fn options(&self) -> Options {
+        self.options
     }
 
     /// Name of the VFS it is opened through.

@@ -18,7 +18,7 @@ use crate::store::{Alone, Checksums, Sidecar, SidecarLock};
 const DURABLE_EVERY: Duration = Duration::from_secs(5);
 
 /// How a replica is fed.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
     /// Replace what the database holds.
     pub overwrite: bool,

@@ -25,8 +25,8 @@ static TABLE: OnceCell<Table> = OnceCell::new();
 /// Keeps the routine table for the life of the process. A second SQLite library in the same process is refused:
 /// POSIX locks would not protect their connections from each other (<https://www.sqlite.org/howtocorrupt.html>, 2.2.1).
 ///
-/// `table` is what SQLite passed to the entry point.
-pub fn install(table: *mut sqlite3_api_routines) -> Result<()> {
+/// `table` is what SQLite passed to the entry point. Whether this library stays loaded whatever SQLite does with it.
+pub fn install(table: *mut sqlite3_api_routines) -> Result<bool> {
     if table.is_null() {
         return Err(Error::usage("litestream: this SQLite was built without loadable extensions"));
     }
@@ -40,8 +40,10 @@ pub fn install(table: *mut sqlite3_api_routines) -> Result<()> {
     if number < OLDEST {
         return Err(Error::usage(format!("litestream: SQLite {version} is too old; expected 3.31.0 or newer")));
     }
-    api().libversion.into_iter().for_each(keep_loaded);
-    Ok(())
+    // Our threads and `at_exit` call SQLite when the host has let go of it: an interpreter closes its modules before it ends, and with
+    // them what only they had opened. And SQLite lets go of us when loading fails, where what was begun may run already.
+    api().libversion.map(|routine| keep_loaded(routine as *const c_void));
+    Ok(keep_loaded((&raw const TABLE).cast::<c_void>()))
 }
 
 /// The routine table.

@@ -56,6 +56,17 @@ pub struct Connection {
     path: PathBuf,
 }
 
+thread_local! {
+    /// Whether this thread is just opening a connection of the library.
+    static OPENING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the connection that this thread opens is one of the library's own: where the host has every new connection load the library
+/// (`sqlite3_auto_extension`), these do not.
+pub(super) fn is_opening() -> bool {
+    OPENING.get()
+}
+
 // SAFETY: the connection is opened with SQLITE_OPEN_FULLMUTEX and the open is refused when SQLite has no mutexes, so
 // any one thread at a time may use it (<https://www.sqlite.org/threadsafe.html>); `&mut` and the owner's lock see to that.
 unsafe impl Send for Connection {}
@@ -72,12 +83,14 @@ impl Connection {
             regions: RefCell::default(),
             path: path.to_path_buf(),
         };
+        OPENING.set(true);
         // SAFETY: both strings are NUL-terminated and outlive the call; the handle is closed by Drop even when opening
         // fails, as sqlite3_open_v2 demands.
         let rc = unsafe {
             let flags = OPEN_READWRITE | create | OPEN_FULLMUTEX | OPEN_PRIVATECACHE;
             call!(open_v2(name.as_ptr(), &mut connection.db, flags, vfs.as_ptr()))
         };
+        OPENING.set(false);
         if rc != OK {
             return Err(connection.failure("opening it", rc));
         }

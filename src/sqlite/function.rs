@@ -125,7 +125,7 @@ pub(super) fn code(error: &Error) -> c_int {
     match error.kind() {
         Kind::Usage => 1,
         Kind::Internal => 2,
-        Kind::Busy => 5,
+        Kind::Busy | Kind::Taken => 5,
         Kind::ReadOnly => 8,
         Kind::Io => 10,
         Kind::Corrupt | Kind::Diverged => 11,

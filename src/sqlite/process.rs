@@ -1,6 +1,6 @@
 //! Living in somebody else's process: its end, its forks, its signals.
 
-use std::ffi::{c_char, c_int, c_void};
+use std::ffi::{c_int, c_void};
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
@@ -33,17 +33,17 @@ pub fn at_exit(last: fn()) {
     }
 }
 
-/// Keeps the shared library that `routine` is part of loaded until the end of the process. Our threads and [`at_exit`] call it when
-/// the host has let go of it: an interpreter closes its modules before it ends, and with them what only they had opened.
-pub fn keep_loaded(routine: unsafe extern "C" fn() -> *const c_char) {
+/// Keeps the shared library that `address` is part of loaded until the end of the process. Whether that could be done.
+pub fn keep_loaded(address: *const c_void) -> bool {
     // SAFETY: dladdr takes any address and fills the structure if it knows it. RTLD_NOLOAD loads nothing, and so runs nothing;
     // a program that has SQLite in itself, which is not found by that name, cannot be unloaded anyway.
     unsafe {
         let mut found = MaybeUninit::<libc::Dl_info>::zeroed();
-        if libc::dladdr(routine as *const c_void, found.as_mut_ptr()) != 0 {
-            let name = found.assume_init().dli_fname;
-            libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE);
+        if libc::dladdr(address, found.as_mut_ptr()) == 0 {
+            return false;
         }
+        let name = found.assume_init().dli_fname;
+        !libc::dlopen(name, libc::RTLD_LAZY | libc::RTLD_NOLOAD | libc::RTLD_NODELETE).is_null()
     }
 }
 

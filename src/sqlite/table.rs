@@ -27,8 +27,8 @@ pub trait Table: 'static {
     /// Number of the hidden column that is the table's argument, if it takes one.
     const ARGUMENT: Option<c_int>;
 
-    /// The rows for `argument` (NULL when the table takes none).
-    fn rows(argument: Value<'_>) -> Result<Box<dyn Iterator<Item = Result<Cells>>>>;
+    /// The rows for `argument` (NULL when the table takes none), for whoever reads through `host`.
+    fn rows(host: Host, argument: Value<'_>) -> Result<Box<dyn Iterator<Item = Result<Cells>>>>;
 }
 
 /// Registers a table on the connection `host`. `session` is dropped when the connection closes.
@@ -41,6 +41,8 @@ pub fn define_table<T: Table>(host: Host, session: Arc<dyn Send + Sync>) -> Resu
 struct Instance<T> {
     /// SQLite's part; first, as the interface demands.
     base: sqlite3_vtab,
+    /// The connection that it is a table of, which outlives it.
+    host: Host,
     table: PhantomData<T>,
 }
 
@@ -59,7 +61,7 @@ impl<'v, T: Table> VTab<'v> for Instance<T> {
         // SAFETY: called from xConnect with its connection, as sqlite3_vtab_config demands; this option takes no argument.
         unsafe { call!(vtab_config(db, VTAB_DIRECTONLY)) };
         let base = sqlite3_vtab { pModule: ptr::null(), nRef: 0, zErrMsg: ptr::null_mut() };
-        Ok((format!("CREATE TABLE x({})", T::COLUMNS), Instance { base, table: PhantomData }))
+        Ok((format!("CREATE TABLE x({})", T::COLUMNS), Instance { base, host: Host::new(db), table: PhantomData }))
     }
 
     fn best_index(&self, mut info: IndexInfo) -> std::result::Result<(), BestIndexError> {
@@ -82,6 +84,7 @@ impl<'v, T: Table> VTab<'v> for Instance<T> {
     fn open(&'v mut self) -> LoadableResult<Cursor<T>> {
         Ok(Cursor {
             base: sqlite3_vtab_cursor { pVtab: ptr::null_mut() },
+            host: self.host,
             rows: None,
             row: None,
             number: 0,
@@ -95,6 +98,7 @@ impl<'v, T: Table> VTab<'v> for Instance<T> {
 pub struct Cursor<T> {
     /// SQLite's part; first, as the interface demands.
     base: sqlite3_vtab_cursor,
+    host: Host,
     rows: Option<Box<dyn Iterator<Item = Result<Cells>>>>,
     row: Option<Cells>,
     number: i64,
@@ -117,7 +121,7 @@ impl<T: Table> VTabCursor for Cursor<T> {
             _ => Value::Null,
         };
         self.number = 0;
-        self.rows = Some(guarded(|| T::rows(argument)).map_err(told)?);
+        self.rows = Some(guarded(|| T::rows(self.host, argument)).map_err(told)?);
         self.advance().map_err(told)
     }
 

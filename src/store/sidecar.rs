@@ -6,20 +6,29 @@
 //! | `upstream` | one line, the URL a replica follows |
 //! | `generation` | one line, `generation/index`: the history that is written here, and an index that no position of it has reached |
 //! | `pages` | what was known of every page when the database was last let go of ([`crate::format::page_file`]) |
+//! | `config.json` | settings of the database, which people write, too |
 //! | `copy-*` | nothing, for an instant: a copy of the database that is being sent, which has no name from then on |
 //! | `lock` | the process id of whoever serves or feeds the database, locked while it does |
 //!
 //! Every file is replaced as a whole: written beside, synced, renamed.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::copy::private;
 use super::page_file::{self, Entry};
 use crate::base::{Error, Generation, Kind, Position, Result};
 use crate::format::page_file::Header;
 use crate::sqlite::random_bytes;
+
+/// The longest file of settings, in bytes.
+const LONGEST_CONFIG: u64 = 1 << 20;
+
+/// How often, and after which pause, a lock that somebody has is tried again.
+const ASKERS: u32 = 3;
+const ASKING: Duration = Duration::from_millis(2);
 
 /// The sidecar folder of one database.
 pub struct Sidecar {
@@ -57,12 +66,12 @@ impl Sidecar {
         let path = self.folder.join("lock");
         let mut file =
             OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
-        match file.try_lock() {
+        match patiently_lock(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let holder = fs::read_to_string(&path).unwrap_or_default();
                 return Err(Error::new(
-                    Kind::Busy,
+                    Kind::Taken,
                     format!(
                         "litestream: cannot {role}: process {} already serves or follows this database; stop it there first",
                         holder.trim()
@@ -73,6 +82,56 @@ impl Sidecar {
         }
         file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
         Ok(SidecarLock { file })
+    }
+
+    /// Whether somebody serves or feeds the database just now.
+    pub fn is_taken(&self) -> bool {
+        let Ok(file) = File::open(self.folder.join("lock")) else { return false };
+        // Others that ask do so, too, and must not be taken for somebody who has it.
+        let taken = matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock));
+        let _ = file.unlock();
+        taken
+    }
+
+    /// Where the settings of the database are.
+    pub fn config_path(&self) -> PathBuf {
+        self.folder.join("config.json")
+    }
+
+    /// The settings of the database as they stand in their file. None if there is no such file.
+    pub fn config(&self) -> Result<Option<String>> {
+        let path = self.config_path();
+        let failed = |what: &dyn std::fmt::Display| {
+            Error::new(Kind::CantOpen, format!("litestream: {} cannot be read: {what}", path.display()))
+        };
+        let file = match File::open(&path) {
+            // A link that leads nowhere is there.
+            Err(e) if e.kind() == ErrorKind::NotFound && fs::symlink_metadata(&path).is_err() => return Ok(None),
+            // What is in the way of the folder holds no settings.
+            Err(e) if e.kind() == ErrorKind::NotADirectory => return Ok(None),
+            file => file.map_err(|e| failed(&e))?,
+        };
+        let mut bytes = Vec::new();
+        file.take(LONGEST_CONFIG + 1).read_to_end(&mut bytes).map_err(|e| failed(&e))?;
+        if bytes.len() as u64 > LONGEST_CONFIG {
+            return Err(failed(&format!("it is larger than {LONGEST_CONFIG} bytes")));
+        }
+        String::from_utf8(bytes).map(Some).map_err(|_| failed(&"it is not UTF-8"))
+    }
+
+    /// Records the settings. A file that is there keeps its permissions, unless only this user is to read it from now on.
+    pub fn set_config(&self, text: &str, for_user_only: bool) -> Result<()> {
+        let path = self.config_path();
+        let failed = |e: std::io::Error| Error::io(format!("litestream: writing {}", path.display()), &e);
+        fs::create_dir_all(&self.folder).and_then(|()| sync_folder_of(&self.folder)).map_err(failed)?;
+        let permissions = fs::metadata(&path).map(|file| file.permissions()).ok().filter(|_| !for_user_only);
+        let beside = path.with_extension("tmp");
+        // One that is left over may be readable to others.
+        let _ = fs::remove_file(&beside);
+        let made = if for_user_only { private(&beside) } else { File::create(&beside) }.map_err(failed)?;
+        permissions.map_or(Ok(()), |permissions| made.set_permissions(permissions)).map_err(failed)?;
+        drop(made);
+        replace(&path, |mut file| writeln!(file, "{text}"))
     }
 
     /// The position the replica is known to have reached. A missing or damaged file is none.
@@ -159,7 +218,7 @@ impl Sidecar {
     fn remove(&self, name: &str) -> Result<()> {
         let path = self.folder.join(name);
         match fs::remove_file(&path).and_then(|()| sync_folder_of(&path)) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(e) if e.kind() != ErrorKind::NotFound => {
                 Err(Error::io(format!("litestream: removing {}", path.display()), &e))
             }
             _ => Ok(()),
@@ -174,6 +233,17 @@ impl Sidecar {
     fn replace(&self, name: &str, line: &str) -> Result<()> {
         replace(&self.folder.join(name), |mut file| writeln!(file, "{line}"))
     }
+}
+
+/// Takes the lock of a file. Whoever only asks whether it is taken has it for an instant, too.
+fn patiently_lock(file: &File) -> std::result::Result<(), TryLockError> {
+    for _ in 0..ASKERS {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(ASKING),
+            done => return done,
+        }
+    }
+    file.try_lock()
 }
 
 /// Replaces the file at `path` as a whole by what `write` writes. It is durable then, and was never half there.

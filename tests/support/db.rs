@@ -21,12 +21,17 @@ pub fn loaded(database: &Path) -> Connection {
 
 /// Loads the library into `connection`.
 pub fn load(connection: &Connection) {
+    try_load(connection).unwrap_or_else(|e| panic!("loading {}: {e}", library().display()));
+}
+
+/// The same, where it may fail.
+pub fn try_load(connection: &Connection) -> rusqlite::Result<()> {
     // SAFETY: the library is the one under test, and no SQL from elsewhere runs while loading is allowed.
     #[allow(unsafe_code)]
     let loaded =
         unsafe { connection.load_extension_enable().and_then(|()| connection.load_extension(library(), None::<&str>)) };
-    loaded.unwrap_or_else(|e| panic!("loading {}: {e}", library().display()));
     connection.load_extension_disable().expect("forbidding to load extensions");
+    loaded
 }
 
 /// Asking a database, short and with the SQL in every failure.

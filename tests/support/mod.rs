@@ -37,7 +37,7 @@ pub use compare::{
 };
 pub use container::{Container, command, last_stage};
 pub use crash::{Change, Image, Journal, Kept, with_suffix};
-pub use db::{Sql, load, loaded, plain};
+pub use db::{Sql, load, loaded, plain, try_load};
 pub use document::{Block, blocks, matches};
 pub use end::{End, Kind};
 pub use faulty_vfs::{Call, Disk, Fault, Role};

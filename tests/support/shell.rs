@@ -39,12 +39,31 @@ impl Shell {
         Shell::start(database, |_| ())
     }
 
+    /// A shell with these variables in its environment, and with the library loaded.
+    pub fn told(database: &Path, variables: &[(&str, &str)]) -> Shell {
+        Shell::with(database, |command| {
+            command.envs(variables.iter().copied());
+        })
+    }
+
+    /// The error that loading the library ends with in a shell with these variables in its environment. The shell goes on.
+    pub fn not_loading(database: &Path, variables: &[(&str, &str)]) -> (Shell, String) {
+        let mut shell = Shell::start(database, |command| {
+            command.envs(variables.iter().copied());
+        });
+        let error = shell.refused(&format!(".load '{}'", library().display()));
+        (shell, error)
+    }
+
     /// What comes from both of its outputs is read as one, so that errors stay in their place among the rows.
     fn start(database: &Path, change: impl FnOnce(&mut Command)) -> Shell {
         let (output, end) = std::io::pipe().expect("a pipe");
         let mut command = Command::new("sqlite3");
         command.arg("-batch").arg(database).stdin(Stdio::piped());
-        command.env_remove("LITESTREAM_LOG").env_remove("LITESTREAM_TOKEN");
+        let variables = std::env::vars_os().map(|(name, _)| name);
+        variables.filter(|name| name.to_string_lossy().starts_with("LITESTREAM_")).for_each(|name| {
+            command.env_remove(name);
+        });
         command.stdout(end.try_clone().expect("a second end of a pipe")).stderr(end);
         change(&mut command);
         let mut child = command.spawn().unwrap_or_else(|e| panic!("starting sqlite3 (Debian's package sqlite3): {e}"));
