@@ -311,7 +311,7 @@ impl Tail {
             let mut core = self.primary.lock_core();
             self.primary.look(&mut core)?;
             let mut state = core.look()?;
-            if state.is_being_backfilled() && self.primary.options.wal_limit > 0 {
+            if state.is_being_backfilled() && !core.is_news(&state) && self.primary.options.wal_limit > 0 {
                 state = self.leave_to_checkpoint(&mut core)?;
             }
             let before = *before.get_or_insert(state.backfilled);

@@ -38,6 +38,7 @@ impl Core {
         let behind = self.read_behind(&state)?;
         let position = Position::after_frame(self.position.generation, begins, state.header.last, self.page_size());
         let news = self.advance(&state, position)?;
+        let is_partial = behind.as_ref().is_none_or(|pages| !pages.is_empty());
         match behind {
             Some(pages) => {
                 let begins = Lsn::new(begins, FrameNo::ZERO);
@@ -54,7 +55,7 @@ impl Core {
         self.unwatched = false;
         // A count that begins anew, after a recovery, says nothing.
         let counted = |news: &News| if commits < u32::MAX / 2 { u64::from(commits) } else { news.commits };
-        Ok(news.map(|news| News { is_partial: true, commits: counted(&news), ..news }))
+        Ok(news.map(|news| News { is_partial, commits: counted(&news), ..news }))
     }
 
     /// Ends a comparison that failed. What has come since goes out with it, as one.
