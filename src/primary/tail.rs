@@ -18,7 +18,7 @@ use crate::store::{Alone, Sidecar, State, beside};
 /// while each look finds many commits, so that a writer flat out is not slowed by being watched.
 const GATHER: Duration = Duration::from_micros(400);
 const LONGEST_GATHER: Duration = Duration::from_millis(4);
-const MANY: u64 = 32;
+const MANY: u64 = 4;
 /// Pause between two looks while something is known to come.
 const NAP: Duration = Duration::from_micros(500);
 /// The same when somebody has just begun to write, which mostly is a commit in some microseconds; and for how long.
