@@ -3,7 +3,7 @@
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -348,6 +348,7 @@ impl Primary {
         loop {
             match self.core.try_lock() {
                 Ok(core) => return Some(core),
+                Err(TryLockError::Poisoned(core)) => return Some(core.into_inner()),
                 Err(_) if began.elapsed() > CORE_PATIENCE => return None,
                 Err(_) => std::thread::yield_now(),
             }
