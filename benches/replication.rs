@@ -48,16 +48,23 @@ fn run(args: &[String]) -> Result<()> {
     println!("{}\n", machine::describe(&facts, &options));
     let (table, peers) = (Table::default(), Peers::find(&options));
     let mut bench = measure::Bench { options, scratch, table, peers };
+    let mut failed = Vec::new();
     for (name, take) in measure::ALL {
         if bench.options.wants(name) {
             eprintln!("bench: {name}");
             bench.table.measurement(name);
-            take(&mut bench).map_err(|error| format!("{name}: {error}"))?;
+            if let Err(error) = take(&mut bench) {
+                // What the others took is kept.
+                eprintln!("bench: {name}: {error}");
+                bench.table.left_out(name, &error.to_string());
+                failed.push(name);
+            }
         }
     }
     println!("{}", bench.table);
     println!("Load average at the end: {}", machine::load_average());
-    keep(&bench, facts)
+    keep(&bench, facts)?;
+    if failed.is_empty() { Ok(()) } else { Err(format!("failed: {}", failed.join(", ")).into()) }
 }
 
 /// Writes all figures into the file that `--json` names.

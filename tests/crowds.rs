@@ -47,6 +47,21 @@ fn assert_asked_for_patience(answer: Response, status: u16, text: &str) {
 }
 
 #[test]
+fn hundreds_who_come_back_at_the_same_instant_all_get_in() {
+    const MANY: usize = 500;
+    let temp = Temp::new();
+    let limits = format!("{{\"max_connections\": {MANY}, \"max_connections_per_address\": {MANY}}}");
+    let (primary, url) = serving_with(&temp.path("primary.db"), &limits);
+    // As long as this lasts nobody is taken on.
+    signal(primary.pid(), Signal::Stop);
+    let sockets: Vec<TcpStream> = (0..MANY).map(|_| connect_from(2, &url)).collect();
+    signal(primary.pid(), Signal::Continue);
+    for socket in sockets {
+        assert_eq!(request_over(socket, "GET", "/healthz", &[("Connection", "close")]).status, 200);
+    }
+}
+
+#[test]
 fn connections_past_a_limit_are_told_when_to_come_back_and_disturb_nobody() {
     let temp = Temp::new();
     let limits = "{\"max_connections\": 4, \"max_connections_per_address\": 2}";

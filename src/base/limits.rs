@@ -49,6 +49,9 @@ pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Connections at one address; less where the process may have few file descriptors.
 pub const CONNECTIONS: u64 = 1024;
 
+/// Connections that wait to be taken on, if the system has room for as many.
+pub const WAITING_CONNECTIONS: i32 = 4096;
+
 /// Connections of one client at one address.
 pub const CONNECTIONS_PER_ADDRESS: u64 = 256;
 

@@ -3,7 +3,9 @@
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
-use crate::base::{Error, Kind, Result};
+use socket2::{Domain, Socket, Type};
+
+use crate::base::{Error, Kind, Result, limits};
 
 /// What `text` stands for, the one to try first in front. `:9090` is port 9090 of the loopback interface, and port 0
 /// has one picked.
@@ -24,7 +26,7 @@ pub fn resolve(text: &str) -> Result<Vec<SocketAddr>> {
 pub fn bind(text: &str) -> Result<TcpListener> {
     let mut last = None;
     for address in resolve(text)? {
-        match TcpListener::bind(address) {
+        match listen(address) {
             Ok(listener) => return Ok(listener),
             Err(error) => last = Some(error),
         }
@@ -43,6 +45,16 @@ pub fn bind(text: &str) -> Result<TcpListener> {
         _ => "expected an address of this machine and a free port",
     };
     Err(Error::new(Kind::Io, format!("cannot listen on '{}': {error}; {advice}", super::printable(text))))
+}
+
+/// What [`TcpListener::bind`] does, with room for all followers of a primary that come back at the same instant: where a queue of
+/// the usual length overflows, the system resets connections that their clients take for open.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(limits::WAITING_CONNECTIONS)?;
+    Ok(socket.into())
 }
 
 /// Fails if `text` cannot be an address to listen on. Names are not looked up.
