@@ -128,6 +128,10 @@ impl Door {
     /// A permit to tell one more connection that there is no room for it, and what to tell.
     pub fn turn_away(&self, client: SocketAddr, full: Full) -> Option<(OwnedSemaphorePermit, Vec<u8>)> {
         self.say(client, full);
+        if full == Full::Descriptors {
+            // Telling it would need the descriptor for as long as that takes.
+            return None;
+        }
         let permit = Arc::clone(&self.turned_away).try_acquire_owned().ok()?;
         let (status, text) = match full {
             Full::Address => ("429 Too Many Requests", "Too many connections from this address\n"),

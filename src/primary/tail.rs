@@ -334,6 +334,11 @@ impl Tail {
     /// Until the checkpoint is over, or for a moment if it is a long one. Where things stand then.
     fn leave_to_checkpoint(&self, core: &mut Core) -> Result<State> {
         core.let_go()?;
+        if core.is_news(&core.look()?) {
+            // Somebody has written on since it was seen, and might restart the WAL before that is.
+            self.primary.look(core)?;
+            return core.look();
+        }
         let began = Instant::now();
         let mut over = None;
         loop {
