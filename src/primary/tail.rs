@@ -183,7 +183,10 @@ impl Tail {
         let since = self.last_news.elapsed();
         let stirred = self.stirred.elapsed();
         match () {
-            () if stirred < STIRRING => SHORT_NAP,
+            // A commit may wait for the disk between its write and the moment that it is shown, which nobody tells of.
+            () if self.stirred > self.last_news && stirred < STIRRING => SHORT_NAP,
+            () if self.stirred > self.last_news && stirred < QUIET => NAP,
+            () if self.stirred > self.last_news && stirred < CHECKPOINT_ENDS => LONGEST_NAP,
             // Nothing is written while a checkpoint waits for the disk.
             () if self.backfilling && stirred < CHECKPOINT_ENDS => NAP,
             () if self.frames >= due - due / 4 && since < QUIET => NAP,
