@@ -31,12 +31,19 @@ struct Lags {
     called_p99: Vec<f64>,
 }
 
-/// Takes the measurement.
+/// Takes the measurement: as all others, and with commits that wait for the disk before they can be seen.
 pub fn take(bench: &mut Bench) -> Result<()> {
+    for synchronous in [db::SYNCHRONOUS, "FULL"] {
+        take_with(bench, synchronous)?;
+    }
+    Ok(())
+}
+
+fn take_with(bench: &mut Bench, synchronous: &str) -> Result<()> {
     let mut lags: [Lags; 3] = Default::default();
     for _ in 0..bench.options.runs {
         for (setup, lags) in Setup::ALL.into_iter().zip(&mut lags) {
-            let [called, returned] = run(bench, setup)?;
+            let [called, returned] = run(bench, setup, synchronous)?;
             lags.p50.push(percentile(&returned, 0.5) as f64);
             lags.p99.push(percentile(&returned, 0.99) as f64);
             lags.max.push(percentile(&returned, 1.0) as f64);
@@ -44,13 +51,14 @@ pub fn take(bench: &mut Bench) -> Result<()> {
             lags.called_p99.push(percentile(&called, 0.99) as f64);
         }
     }
-    report(bench, &lags);
+    report(bench, synchronous, &lags);
     Ok(())
 }
 
 /// The lag of every commit of one run, in nanoseconds and sorted: from the call of COMMIT on, and from its return.
-fn run(bench: &Bench, setup: Setup) -> Result<[Vec<i64>; 2]> {
+fn run(bench: &Bench, setup: Setup, synchronous: &str) -> Result<[Vec<i64>; 2]> {
     let mut processes = Processes::start(bench, setup)?;
+    processes.writer.sql(&format!("PRAGMA synchronous = {synchronous}"))?;
     let mut reader = processes.reader()?;
     let commits = COMMITS_A_SECOND * bench.options.seconds + WARM_UP as u64;
     reader.begin(json!({"do": "watch", "until": commits}))?;
@@ -84,11 +92,10 @@ pub fn lags_after(first: u64, committed: impl Iterator<Item = u64>, seen: &watch
     lags
 }
 
-fn report(bench: &mut Bench, lags: &[Lags; 3]) {
+fn report(bench: &mut Bench, synchronous: &str, lags: &[Lags; 3]) {
     let table = &mut bench.table;
     table.section(&format!(
-        "Lag of a polling reader in another process, at {COMMITS_A_SECOND} commits a second, synchronous = {}",
-        db::SYNCHRONOUS,
+        "Lag of a polling reader in another process, at {COMMITS_A_SECOND} commits a second, synchronous = {synchronous}"
     ));
     let [alone, ..] = lags;
     for (setup, lags) in Setup::ALL.into_iter().zip(lags) {
