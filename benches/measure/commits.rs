@@ -6,12 +6,12 @@ use std::fs;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::replication::{Processes, Setup};
+use super::replication::{Processes, SCHEMA, Setup};
 use super::{Bench, wal_of, watch};
 use crate::support::sizes::largest_while;
 use crate::support::stats::{percentile, ratios};
 use crate::support::table::{Goal, Table, Unit, grouped};
-use crate::support::worker::number;
+use crate::support::worker::{Worker, number};
 use crate::support::{Result, clock, db};
 
 /// Commits a second of the writer that is not flat out.
@@ -24,8 +24,9 @@ const SAME: f64 = 1.05;
 /// Who writes, and how many follow.
 type Case = (Setup, usize);
 
-const FLAT_OUT: [Case; 5] = [
+const FLAT_OUT: [Case; 6] = [
     (Setup::Alone, 0),
+    (Setup::AloneBeside, 0),
     (Setup::WriterServes, 1),
     (Setup::WriterApart, 1),
     (Setup::WriterServes, 10),
@@ -76,8 +77,13 @@ fn take_one(bench: &Bench, case: Case, pace: u64, seconds: u64, figures: &mut Fi
     let mut reader = processes.reader()?;
     let wal = wal_of(&processes.primary);
     let request = json!({"do": "commit flat out", "seconds": seconds, "pace": pace});
+    let neighbour = if case.0 == Setup::AloneBeside { Some(neighbour(bench, &request)?) } else { None };
     let (written, wal_max) = largest_while(&wal, || processes.writer.ask(request));
     let written = written?;
+    if let Some(mut neighbour) = neighbour {
+        neighbour.answer()?;
+        neighbour.close()?;
+    }
     let (commits, ended_ns) = (number(&written, "commits")?, number(&written, "ended_ns")?);
     let seen = reader.ask(json!({"do": "watch", "until": commits}))?;
     let seen: watch::Seen = serde_json::from_value(seen)?;
@@ -96,6 +102,15 @@ fn take_one(bench: &Bench, case: Case, pace: u64, seconds: u64, figures: &mut Fi
     Ok(())
 }
 
+/// A process that does the same to a database of its own.
+fn neighbour(bench: &Bench, request: &Value) -> Result<Worker> {
+    let database = bench.scratch.fresh("neighbour")?.join("own.db");
+    db::open(&database)?.execute_batch(SCHEMA)?;
+    let mut worker = Worker::open(&database)?;
+    worker.begin(request.clone())?;
+    Ok(worker)
+}
+
 fn report_flat_out(bench: &mut Bench, figures: &[Figures; FLAT_OUT.len()]) {
     let table = &mut bench.table;
     table.section(&format!(
@@ -108,7 +123,8 @@ fn report_flat_out(bench: &mut Bench, figures: &[Figures; FLAT_OUT.len()]) {
         table.line(&format!("{}: commits", title(case)), &figures.per_second, Unit::PerSecond);
         let share = ratios(&figures.per_second, &alone.per_second);
         match case.1 {
-            0 => {}
+            0 if case.0 == Setup::Alone => {}
+            0 => table.line("– as many as alone", &share, Unit::Times),
             1 => table.goal("– as many as alone", &share, Unit::Times, Goal::AtLeast(0.85)),
             _ => table.goal("– as many as alone", &share, Unit::Times, Goal::AtLeast(0.6)),
         }
@@ -160,7 +176,7 @@ fn report_times(table: &mut Table, case: Case, figures: &Figures, alone: &Figure
     let p99 = ratios(&figures.p99_ns, &alone.p99_ns);
     let longest = ratios(&figures.max_ns, &alone.max_ns);
     match case.1 {
-        0 => {}
+        0 if case.0 == Setup::Alone => {}
         1 => {
             match is_paced {
                 true => table.goal("– p50, times that of alone", &p50, Unit::Times, Goal::AtMost(SAME)),
