@@ -6,6 +6,24 @@ pub fn percentile<T: Copy + Default>(sorted: &[T], quantile: f64) -> T {
     sorted.get(rank.max(1) - 1).copied().unwrap_or_default()
 }
 
+/// Percentiles of times in nanoseconds, one value for each run.
+#[derive(Default)]
+pub struct Percentiles {
+    pub p50: Vec<f64>,
+    pub p99: Vec<f64>,
+    /// The longest time.
+    pub max: Vec<f64>,
+}
+
+impl Percentiles {
+    /// Adds those of a run, whose times are sorted.
+    pub fn add(&mut self, sorted: &[i64]) {
+        self.p50.push(percentile(sorted, 0.5) as f64);
+        self.p99.push(percentile(sorted, 0.99) as f64);
+        self.max.push(percentile(sorted, 1.0) as f64);
+    }
+}
+
 /// Median, lowest and highest of some figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Summary {
