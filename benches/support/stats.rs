@@ -1,5 +1,10 @@
 //! Percentiles and medians.
 
+use serde_json::Value;
+
+use super::Result;
+use super::worker::number;
+
 /// The value at `quantile` (0 to 1) of `sorted`, by the nearest-rank method; zero when there is none.
 pub fn percentile<T: Copy + Default>(sorted: &[T], quantile: f64) -> T {
     let rank = (quantile * sorted.len() as f64).ceil() as usize;
@@ -21,6 +26,14 @@ impl Percentiles {
         self.p50.push(percentile(sorted, 0.5) as f64);
         self.p99.push(percentile(sorted, 0.99) as f64);
         self.max.push(percentile(sorted, 1.0) as f64);
+    }
+
+    /// Adds those that a worker's answer names `p50_ns`, `p99_ns` and `max_ns`.
+    pub fn add_told(&mut self, answer: &Value) -> Result<()> {
+        self.p50.push(number(answer, "p50_ns")? as f64);
+        self.p99.push(number(answer, "p99_ns")? as f64);
+        self.max.push(number(answer, "max_ns")? as f64);
+        Ok(())
     }
 }
 
