@@ -29,23 +29,31 @@ struct Lags {
     returned: Percentiles,
 }
 
-/// Takes the measurement.
+/// Takes the measurement: as all others, and with commits that wait for the disk before they can be seen.
 pub fn take(bench: &mut Bench) -> Result<()> {
+    for synchronous in [db::SYNCHRONOUS, "FULL"] {
+        take_with(bench, synchronous)?;
+    }
+    Ok(())
+}
+
+fn take_with(bench: &mut Bench, synchronous: &str) -> Result<()> {
     let mut lags: [Lags; 3] = Default::default();
     for _ in 0..bench.options.runs {
         for (setup, lags) in Setup::ALL.into_iter().zip(&mut lags) {
-            let [called, returned] = run(bench, setup)?;
+            let [called, returned] = run(bench, setup, synchronous)?;
             lags.called.add(&called);
             lags.returned.add(&returned);
         }
     }
-    report(bench, &lags);
+    report(bench, synchronous, &lags);
     Ok(())
 }
 
 /// The lag of every commit of one run, in nanoseconds and sorted: from the call of COMMIT on, and from its return.
-fn run(bench: &Bench, setup: Setup) -> Result<[Vec<i64>; 2]> {
+fn run(bench: &Bench, setup: Setup, synchronous: &str) -> Result<[Vec<i64>; 2]> {
     let mut processes = Processes::start(bench, setup)?;
+    processes.writer.sql(&format!("PRAGMA synchronous = {synchronous}"))?;
     let mut reader = processes.reader()?;
     let commits = COMMITS_A_SECOND * bench.options.seconds + WARM_UP as u64;
     reader.begin(json!({"do": "watch", "until": commits}))?;
@@ -79,11 +87,10 @@ pub fn lags_after(first: u64, committed: impl Iterator<Item = u64>, seen: &watch
     lags
 }
 
-fn report(bench: &mut Bench, lags: &[Lags; 3]) {
+fn report(bench: &mut Bench, synchronous: &str, lags: &[Lags; 3]) {
     let table = &mut bench.table;
     table.section(&format!(
-        "Lag of a polling reader in another process, at {COMMITS_A_SECOND} commits a second, synchronous = {}",
-        db::SYNCHRONOUS,
+        "Lag of a polling reader in another process, at {COMMITS_A_SECOND} commits a second, synchronous = {synchronous}"
     ));
     let [Lags { returned: alone, .. }, ..] = lags;
     for (setup, Lags { called, returned }) in Setup::ALL.into_iter().zip(lags) {
