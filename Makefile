@@ -13,9 +13,8 @@ STRACE := $(if $(filter Linux,$(shell uname -s)),strace)
 help: ## List the targets
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
 
-demo: ## See a replica follow a database, in some 20 seconds after the build
+demo: build ## See a replica follow a database, in some 20 seconds after the build
 	@.ci/setup sqlite3
-	cargo build --locked --release
 	@bash sql/demo/demo.sh target/release/liblitestream
 
 test: ## Run every check and every test
@@ -56,9 +55,10 @@ drivers: build ## Serve and follow with every driver there is; DRIVERS="python p
 	@.ci/setup sqlite3 python3 python3-venv
 	@drivers/run.py $(DRIVERS)
 
+# `cargo build` makes what Rust programs link along with it, and then leaves out the optimisation at link time.
 build: ## Build the library: target/release/liblitestream.so (.dylib on macOS)
 	@.ci/setup
-	cargo build --locked --release
+	cargo rustc --locked --release --lib --crate-type cdylib
 
 install: build ## Install the library under PREFIX=/usr/local, below DESTDIR if that is set
 	install -d $(DESTDIR)$(PREFIX)/lib $(DESTDIR)$(PREFIX)/share/doc/liblitestream

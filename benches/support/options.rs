@@ -80,7 +80,7 @@ impl Options {
             json: given.text("json").map_or_else(default_json, |path| Ok(path.into()))?,
         };
         if !options.library.is_file() {
-            return Err(format!("no library at {}: run cargo build --release", options.library.display()).into());
+            return Err(format!("no library at {}: run make build", options.library.display()).into());
         }
         Ok(Some(options))
     }
