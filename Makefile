@@ -65,7 +65,7 @@ install: build ## Install the library under PREFIX=/usr/local, below DESTDIR if 
 	install -m 755 $(LIBRARY) $(DESTDIR)$(PREFIX)/lib/
 	install -m 644 README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE $(DESTDIR)$(PREFIX)/share/doc/liblitestream/
 
-dist: build ## Pack the library for this machine: dist/liblitestream-VERSION-OS-ARCH.tar.gz
+dist: build ## Pack the library for this machine: dist/liblitestream-vVERSION-OS-ARCH.tar.gz
 	@packaging/package.sh tarball
 
 packages: build ## Pack it for Python and npm, too, and try each package where nothing else is

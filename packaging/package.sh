@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Puts the release build into packages, in dist/:
-#   packaging/package.sh tarball        liblitestream-VERSION-OS-ARCH.tar.gz
+#   packaging/package.sh tarball        liblitestream-vVERSION-OS-ARCH.tar.gz
 #   packaging/package.sh all            that, a wheel for Python, and a package for npm
 #   packaging/package.sh try            each of all these, installed where nothing else is, and used
 # LIBRARY in the environment names another build.

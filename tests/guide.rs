@@ -17,11 +17,11 @@ mod support;
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::Receiver;
 
 use support::*;
 
@@ -42,9 +42,7 @@ impl Bash {
         let process = command.args(["--noprofile", "--norc"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
         let mut process = process.unwrap();
         let mut input = process.stdin.take().unwrap();
-        let output = BufReader::new(process.stdout.take().unwrap());
-        let (sender, lines) = channel();
-        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        let lines = lines_of(process.stdout.take().unwrap());
         // A command that fails is noticed, wherever it stands in a block.
         writeln!(input, "exec 2>&1; set -o pipefail; trap 'failed=1' ERR").unwrap();
         Bash { process, input, lines, place }

@@ -222,7 +222,8 @@ impl Drop for Folder {
     }
 }
 
-/// A connection with the library loaded.
+/// A connection with the library loaded: the one that is linked into this program, since only its entry point gives the [`Primary`] here
+/// a SQLite to work with. A library that is loaded from its file keeps what it is given to itself.
 fn loaded(path: &Path) -> Result<Connection> {
     // SAFETY: the entry point is one that SQLite may call, and takes itself off again when it ran.
     unsafe { ffi::sqlite3_auto_extension(Some(enter)) };

@@ -167,14 +167,14 @@ pub fn apply(request: &Value, connection: &mut Connection) -> Result<Value> {
     let recording = Recording::read(text(request, "wal")?.as_ref())?;
     let how = text(request, "how")?;
     let blobs = how.parse().map_or_else(|_| Vec::new(), |commits| recording.in_parts(commits));
-    let mut apply_wal = connection.prepare("SELECT litestream_apply_wal(?1)")?;
+    let mut apply_wal = db::Uncopied::prepare(connection, "SELECT litestream_apply_wal(?1)")?;
     let mut apply_frame = connection.prepare("SELECT litestream_apply_frame(?1, ?2, ?3)")?;
     let apply_all = || -> Result<()> {
         for blob in &blobs {
-            apply_wal.query_row([blob], |_| Ok(()))?;
+            apply_wal.run(blob)?;
         }
         match how.as_str() {
-            "whole" => apply_wal.query_row([&recording.bytes], |_| Ok(()))?,
+            "whole" => apply_wal.run(&recording.bytes)?,
             "frame" => {
                 for (number, commit, page) in recording.frames() {
                     apply_frame.query_row(params![number, commit, page], |_| Ok(()))?;

@@ -6,12 +6,12 @@ use std::fs;
 use rusqlite::Connection;
 use serde_json::{Value, json};
 
-use super::replication::{Processes, Setup};
+use super::replication::{Processes, SCHEMA, Setup};
 use super::{Bench, wal_of, watch};
 use crate::support::sizes::largest_while;
-use crate::support::stats::{percentile, ratios};
+use crate::support::stats::{Percentiles, percentile, ratios};
 use crate::support::table::{Goal, Table, Unit, grouped};
-use crate::support::worker::number;
+use crate::support::worker::{Worker, number};
 use crate::support::{Result, clock, db};
 
 /// Commits a second of the writer that is not flat out.
@@ -24,8 +24,9 @@ const SAME: f64 = 1.05;
 /// Who writes, and how many follow.
 type Case = (Setup, usize);
 
-const FLAT_OUT: [Case; 5] = [
+const FLAT_OUT: [Case; 6] = [
     (Setup::Alone, 0),
+    (Setup::AloneBeside, 0),
     (Setup::WriterServes, 1),
     (Setup::WriterApart, 1),
     (Setup::WriterServes, 10),
@@ -33,14 +34,38 @@ const FLAT_OUT: [Case; 5] = [
 ];
 const AT_A_PACE: [Case; 3] = [(Setup::Alone, 0), (Setup::WriterServes, 1), (Setup::WriterApart, 1)];
 
+/// How commits went, one value for each run.
+#[derive(Default)]
+pub struct Commits {
+    /// How many a second there were.
+    pub per_second: Vec<f64>,
+    /// How long one took.
+    pub took: Percentiles,
+    /// Size of the WAL in bytes at its largest.
+    pub wal_max: Vec<f64>,
+}
+
+impl Commits {
+    /// Adds what the worker answered to `commit flat out`, and how large the WAL got.
+    pub fn add(&mut self, written: &Value, wal_max: f64) -> Result<()> {
+        self.per_second.push(number(written, "commits")? as f64 / number(written, "ns")? as f64 * 1e9);
+        self.took.add_told(written)?;
+        self.wal_max.push(wal_max);
+        Ok(())
+    }
+
+    /// The lines of how long one took.
+    pub fn report_times(&self, table: &mut Table) {
+        table.line("– p50 of a commit", &self.took.p50, Unit::MicrosOfNanos);
+        table.line("– p99", &self.took.p99, Unit::MicrosOfNanos);
+        table.line("– longest", &self.took.max, Unit::MillisOfNanos);
+    }
+}
+
 /// Figures of one case, one value for each run.
 #[derive(Default)]
 struct Figures {
-    per_second: Vec<f64>,
-    p50_ns: Vec<f64>,
-    p99_ns: Vec<f64>,
-    max_ns: Vec<f64>,
-    wal_max: Vec<f64>,
+    commits: Commits,
     wal_end: Vec<f64>,
     behind_ns: Vec<f64>,
     behind_rows: Vec<f64>,
@@ -76,8 +101,13 @@ fn take_one(bench: &Bench, case: Case, pace: u64, seconds: u64, figures: &mut Fi
     let mut reader = processes.reader()?;
     let wal = wal_of(&processes.primary);
     let request = json!({"do": "commit flat out", "seconds": seconds, "pace": pace});
+    let neighbour = if case.0 == Setup::AloneBeside { Some(neighbour(bench, &request)?) } else { None };
     let (written, wal_max) = largest_while(&wal, || processes.writer.ask(request));
     let written = written?;
+    if let Some(mut neighbour) = neighbour {
+        neighbour.answer()?;
+        neighbour.close()?;
+    }
     let (commits, ended_ns) = (number(&written, "commits")?, number(&written, "ended_ns")?);
     let seen = reader.ask(json!({"do": "watch", "until": commits}))?;
     let seen: watch::Seen = serde_json::from_value(seen)?;
@@ -86,14 +116,19 @@ fn take_one(bench: &Bench, case: Case, pace: u64, seconds: u64, figures: &mut Fi
     figures.wal_end.push(fs::metadata(&wal).map_or(0, |file| file.len()) as f64);
     processes.end_alike()?;
 
-    figures.per_second.push(commits as f64 / number(&written, "ns")? as f64 * 1e9);
-    figures.p50_ns.push(number(&written, "p50_ns")? as f64);
-    figures.p99_ns.push(number(&written, "p99_ns")? as f64);
-    figures.max_ns.push(number(&written, "max_ns")? as f64);
-    figures.wal_max.push(wal_max);
+    figures.commits.add(&written, wal_max)?;
     figures.behind_ns.push(last.1.saturating_sub(ended_ns) as f64);
     figures.behind_rows.push((commits - first.0) as f64);
     Ok(())
+}
+
+/// A process that does the same to a database of its own.
+fn neighbour(bench: &Bench, request: &Value) -> Result<Worker> {
+    let database = bench.scratch.fresh("neighbour")?.join("own.db");
+    db::open(&database)?.execute_batch(SCHEMA)?;
+    let mut worker = Worker::open(&database)?;
+    worker.begin(request.clone())?;
+    Ok(worker)
 }
 
 fn report_flat_out(bench: &mut Bench, figures: &[Figures; FLAT_OUT.len()]) {
@@ -103,19 +138,20 @@ fn report_flat_out(bench: &mut Bench, figures: &[Figures; FLAT_OUT.len()]) {
         bench.options.seconds,
         db::SYNCHRONOUS,
     ));
-    let [alone, ..] = figures;
+    let [Figures { commits: alone, .. }, ..] = figures;
     for (case, figures) in FLAT_OUT.into_iter().zip(figures) {
-        table.line(&format!("{}: commits", title(case)), &figures.per_second, Unit::PerSecond);
-        let share = ratios(&figures.per_second, &alone.per_second);
+        table.line(&format!("{}: commits", title(case)), &figures.commits.per_second, Unit::PerSecond);
+        let share = ratios(&figures.commits.per_second, &alone.per_second);
         match case.1 {
-            0 => {}
+            0 if case.0 == Setup::Alone => {}
+            0 => table.line("– as many as alone", &share, Unit::Times),
             1 => table.goal("– as many as alone", &share, Unit::Times, Goal::AtLeast(0.85)),
             _ => table.goal("– as many as alone", &share, Unit::Times, Goal::AtLeast(0.6)),
         }
-        report_times(table, case, figures, alone, false);
+        report_times(table, case, &figures.commits, alone, false);
         match case.1 {
-            0 => table.line("– WAL at its largest", &figures.wal_max, Unit::MiB),
-            _ => table.goal("– WAL at its largest", &figures.wal_max, Unit::MiB, Goal::AtMost(WAL_GOAL)),
+            0 => table.line("– WAL at its largest", &figures.commits.wal_max, Unit::MiB),
+            _ => table.goal("– WAL at its largest", &figures.commits.wal_max, Unit::MiB, Goal::AtMost(WAL_GOAL)),
         }
         table.line("– WAL at the end", &figures.wal_end, Unit::MiB);
         report_behind(table, case, figures);
@@ -130,14 +166,14 @@ fn report_at_a_pace(bench: &mut Bench, figures: &[Figures; AT_A_PACE.len()]) {
         grouped(PACE as f64),
         db::SYNCHRONOUS,
     ));
-    let [alone, ..] = figures;
+    let [Figures { commits: alone, .. }, ..] = figures;
     for (case, figures) in AT_A_PACE.into_iter().zip(figures) {
-        table.line(&format!("{}: commits", title(case)), &figures.per_second, Unit::PerSecond);
+        table.line(&format!("{}: commits", title(case)), &figures.commits.per_second, Unit::PerSecond);
         if case.1 > 0 {
-            let held = ratios(&figures.per_second, &alone.per_second);
+            let held = ratios(&figures.commits.per_second, &alone.per_second);
             table.goal("– as many as alone", &held, Unit::Times, Goal::AtLeast(0.99));
         }
-        report_times(table, case, figures, alone, true);
+        report_times(table, case, &figures.commits, alone, true);
         report_behind(table, case, figures);
     }
 }
@@ -152,15 +188,14 @@ fn title((setup, followers): Case) -> String {
 
 /// How long a commit took. The goals are those for one follower: ten have the cores to themselves most of the time. Flat out, a median
 /// that is not what it was shows in the rate.
-fn report_times(table: &mut Table, case: Case, figures: &Figures, alone: &Figures, is_paced: bool) {
-    table.line("– p50 of a commit", &figures.p50_ns, Unit::MicrosOfNanos);
-    table.line("– p99", &figures.p99_ns, Unit::MicrosOfNanos);
-    table.line("– longest", &figures.max_ns, Unit::MillisOfNanos);
-    let p50 = ratios(&figures.p50_ns, &alone.p50_ns);
-    let p99 = ratios(&figures.p99_ns, &alone.p99_ns);
-    let longest = ratios(&figures.max_ns, &alone.max_ns);
+fn report_times(table: &mut Table, case: Case, commits: &Commits, alone: &Commits, is_paced: bool) {
+    commits.report_times(table);
+    let (took, alone) = (&commits.took, &alone.took);
+    let p50 = ratios(&took.p50, &alone.p50);
+    let p99 = ratios(&took.p99, &alone.p99);
+    let longest = ratios(&took.max, &alone.max);
     match case.1 {
-        0 => {}
+        0 if case.0 == Setup::Alone => {}
         1 => {
             match is_paced {
                 true => table.goal("– p50, times that of alone", &p50, Unit::Times, Goal::AtMost(SAME)),

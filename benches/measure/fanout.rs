@@ -10,6 +10,7 @@ use super::Bench;
 use super::lag::COMMITS_A_SECOND;
 use super::replication::{SCHEMA, address_of, serve_with};
 use super::subscribers::{Arrivals, Subscribers};
+use crate::support::stats::Percentiles;
 use crate::support::table::{Goal, Unit, grouped};
 use crate::support::worker::{Worker, number, text};
 use crate::support::{Result, clock, db};
@@ -49,9 +50,7 @@ impl Compression {
 /// Figures, one value for each run.
 #[derive(Default)]
 struct Figures {
-    p50: Vec<f64>,
-    p99: Vec<f64>,
-    max: Vec<f64>,
+    lag: Percentiles,
     bytes_a_second: Vec<f64>,
     primary_cpu: Vec<f64>,
     clients_cpu: Vec<f64>,
@@ -101,9 +100,7 @@ fn run(bench: &Bench, compression: Compression, figures: &mut Figures) -> Result
     if number(&arrived, "lags")? != STREAMS * (commits - WARM_UP as u64) {
         return Err(format!("not every commit arrived at every client: {arrived}").into());
     }
-    figures.p50.push(number(&arrived, "p50_ns")? as f64);
-    figures.p99.push(number(&arrived, "p99_ns")? as f64);
-    figures.max.push(number(&arrived, "max_ns")? as f64);
+    figures.lag.add_told(&arrived)?;
     figures.bytes_a_second.push(number(&arrived, "bytes")? as f64 / took * 1e9);
     figures.primary_bytes.push(server.bytes("peak")? - idle);
     clients.close()?;
@@ -118,9 +115,9 @@ fn report(bench: &mut Bench, figures: &[Figures; 2]) {
         db::SYNCHRONOUS,
     ));
     for (compression, figures) in Compression::ALL.into_iter().zip(figures) {
-        table.line(&format!("{}: p50", compression.title()), &figures.p50, Unit::MillisOfNanos);
-        table.goal("– p99", &figures.p99, Unit::MillisOfNanos, Goal::AtMost(GOAL));
-        table.line("– longest", &figures.max, Unit::MillisOfNanos);
+        table.line(&format!("{}: p50", compression.title()), &figures.lag.p50, Unit::MillisOfNanos);
+        table.goal("– p99", &figures.lag.p99, Unit::MillisOfNanos, Goal::AtMost(GOAL));
+        table.line("– longest", &figures.lag.max, Unit::MillisOfNanos);
         table.line("– sent to all of them together, a second", &figures.bytes_a_second, Unit::MiB);
         table.line("– share of a core that the primary takes, and its writer", &figures.primary_cpu, Unit::Percent);
         table.line("– share of a core that the clients take", &figures.clients_cpu, Unit::Percent);

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::replication::{SCHEMA, address_of, serve};
 use super::{Bench, files, lag, startup, wal_of, watch};
-use crate::support::stats::{differences, percentile, ratios};
+use crate::support::stats::{Percentiles, differences, ratios};
 use crate::support::table::{Goal, Table, Unit};
 use crate::support::worker::Worker;
 use crate::support::{Result, db};
@@ -39,8 +39,7 @@ const EVERY_PAGE: f64 = 2.0;
 #[derive(Default)]
 struct Figures {
     memory: Vec<f64>,
-    p50: Vec<f64>,
-    p99: Vec<f64>,
+    lag: Percentiles,
     cat_ns: Vec<f64>,
     gone_ns: Vec<f64>,
     kept_ns: Vec<f64>,
@@ -149,8 +148,7 @@ impl Pair {
         if lags.is_empty() || follower.sql(CONTENT)? != server.sql(CONTENT)? {
             return Err("the replica's rows differ from the primary's".into());
         }
-        self.figures.p50.push(percentile(&lags, 0.5) as f64);
-        self.figures.p99.push(percentile(&lags, 0.99) as f64);
+        self.figures.lag.add(&lags);
         reader.close()?;
         end(follower)
     }
@@ -181,11 +179,12 @@ fn report(table: &mut Table, pairs: &[Pair]) {
     table.line(&format!("{what}: {}", middle.title()), &middle_page, Unit::Bytes);
     table.goal(&format!("– {}", large.title()), &large_page, Unit::Bytes, Goal::AtMost(MAP));
     for pair in pairs {
-        table.line(&format!("lag of a polling reader, {}: p50", pair.title()), &pair.figures.p50, Unit::MillisOfNanos);
-        table.line("– p99", &pair.figures.p99, Unit::MillisOfNanos);
+        let lag = &pair.figures.lag;
+        table.line(&format!("lag of a polling reader, {}: p50", pair.title()), &lag.p50, Unit::MillisOfNanos);
+        table.line("– p99", &lag.p99, Unit::MillisOfNanos);
     }
-    let (p50, p99) =
-        (differences(&large.figures.p50, &small.figures.p50), differences(&large.figures.p99, &small.figures.p99));
+    let (more, less) = (&large.figures.lag, &small.figures.lag);
+    let (p50, p99) = (differences(&more.p50, &less.p50), differences(&more.p99, &less.p99));
     table.goal("– p50, more than with the smallest", &p50, Unit::MillisOfNanos, Goal::AtMost(FLAT[0]));
     table.goal("– p99, more than with the smallest", &p99, Unit::MillisOfNanos, Goal::AtMost(FLAT[1]));
     for pair in pairs {

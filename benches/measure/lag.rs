@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::files::Random;
 use super::replication::{Processes, Setup};
 use super::{Bench, watch};
-use crate::support::stats::{differences, percentile};
+use crate::support::stats::{Percentiles, differences};
 use crate::support::table::{Goal, Unit};
 use crate::support::worker::number;
 use crate::support::{Result, clock, db};
@@ -20,37 +20,40 @@ pub const COMMITS_A_SECOND: u64 = 100;
 /// Commits at the start of a run that are not counted.
 pub const WARM_UP: usize = 50;
 
-/// Percentiles of one set-up in nanoseconds, one value for each run.
+/// Figures of one set-up.
 #[derive(Default)]
 struct Lags {
-    p50: Vec<f64>,
-    p99: Vec<f64>,
-    max: Vec<f64>,
-    /// p50 and p99 from the call of COMMIT on.
-    called_p50: Vec<f64>,
-    called_p99: Vec<f64>,
+    /// From the call of COMMIT on.
+    called: Percentiles,
+    /// From its return on.
+    returned: Percentiles,
 }
 
-/// Takes the measurement.
+/// Takes the measurement: as all others, and with commits that wait for the disk before they can be seen.
 pub fn take(bench: &mut Bench) -> Result<()> {
+    for synchronous in [db::SYNCHRONOUS, "FULL"] {
+        take_with(bench, synchronous)?;
+    }
+    Ok(())
+}
+
+fn take_with(bench: &mut Bench, synchronous: &str) -> Result<()> {
     let mut lags: [Lags; 3] = Default::default();
     for _ in 0..bench.options.runs {
         for (setup, lags) in Setup::ALL.into_iter().zip(&mut lags) {
-            let [called, returned] = run(bench, setup)?;
-            lags.p50.push(percentile(&returned, 0.5) as f64);
-            lags.p99.push(percentile(&returned, 0.99) as f64);
-            lags.max.push(percentile(&returned, 1.0) as f64);
-            lags.called_p50.push(percentile(&called, 0.5) as f64);
-            lags.called_p99.push(percentile(&called, 0.99) as f64);
+            let [called, returned] = run(bench, setup, synchronous)?;
+            lags.called.add(&called);
+            lags.returned.add(&returned);
         }
     }
-    report(bench, &lags);
+    report(bench, synchronous, &lags);
     Ok(())
 }
 
 /// The lag of every commit of one run, in nanoseconds and sorted: from the call of COMMIT on, and from its return.
-fn run(bench: &Bench, setup: Setup) -> Result<[Vec<i64>; 2]> {
+fn run(bench: &Bench, setup: Setup, synchronous: &str) -> Result<[Vec<i64>; 2]> {
     let mut processes = Processes::start(bench, setup)?;
+    processes.writer.sql(&format!("PRAGMA synchronous = {synchronous}"))?;
     let mut reader = processes.reader()?;
     let commits = COMMITS_A_SECOND * bench.options.seconds + WARM_UP as u64;
     reader.begin(json!({"do": "watch", "until": commits}))?;
@@ -84,23 +87,22 @@ pub fn lags_after(first: u64, committed: impl Iterator<Item = u64>, seen: &watch
     lags
 }
 
-fn report(bench: &mut Bench, lags: &[Lags; 3]) {
+fn report(bench: &mut Bench, synchronous: &str, lags: &[Lags; 3]) {
     let table = &mut bench.table;
     table.section(&format!(
-        "Lag of a polling reader in another process, at {COMMITS_A_SECOND} commits a second, synchronous = {}",
-        db::SYNCHRONOUS,
+        "Lag of a polling reader in another process, at {COMMITS_A_SECOND} commits a second, synchronous = {synchronous}"
     ));
-    let [alone, ..] = lags;
-    for (setup, lags) in Setup::ALL.into_iter().zip(lags) {
+    let [Lags { returned: alone, .. }, ..] = lags;
+    for (setup, Lags { called, returned }) in Setup::ALL.into_iter().zip(lags) {
         let where_read = if setup == Setup::Alone { "primary's own file" } else { "replica" };
         let who = format!("{where_read}, {}", setup.title());
-        table.line(&format!("{who}: p50"), &lags.p50, Unit::MillisOfNanos);
-        table.line("– p99", &lags.p99, Unit::MillisOfNanos);
-        table.line("– longest", &lags.max, Unit::MillisOfNanos);
-        table.line("– from the call of COMMIT: p50", &lags.called_p50, Unit::MillisOfNanos);
-        table.line("– from the call of COMMIT: p99", &lags.called_p99, Unit::MillisOfNanos);
+        table.line(&format!("{who}: p50"), &returned.p50, Unit::MillisOfNanos);
+        table.line("– p99", &returned.p99, Unit::MillisOfNanos);
+        table.line("– longest", &returned.max, Unit::MillisOfNanos);
+        table.line("– from the call of COMMIT: p50", &called.p50, Unit::MillisOfNanos);
+        table.line("– from the call of COMMIT: p99", &called.p99, Unit::MillisOfNanos);
         if setup != Setup::Alone {
-            let (p50, p99) = (differences(&lags.p50, &alone.p50), differences(&lags.p99, &alone.p99));
+            let (p50, p99) = (differences(&returned.p50, &alone.p50), differences(&returned.p99, &alone.p99));
             table.goal("– p50, more than on the primary's own file", &p50, Unit::MillisOfNanos, Goal::AtMost(0.2e6));
             table.goal("– p99, more than on the primary's own file", &p99, Unit::MillisOfNanos, Goal::AtMost(2e6));
         }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::Bench;
 use super::replication::{Processes, Setup};
-use crate::support::stats::{differences, percentile};
+use crate::support::stats::{Percentiles, differences, percentile};
 use crate::support::table::{Goal, Unit};
 use crate::support::worker::number;
 use crate::support::{Result, clock, db};
@@ -33,9 +33,7 @@ const NO_LARGER_NS: f64 = 1e6;
 #[derive(Default)]
 struct Figures {
     commits: Vec<f64>,
-    p50: Vec<f64>,
-    p99: Vec<f64>,
-    max: Vec<f64>,
+    lag: Percentiles,
     middle: Vec<f64>,
     end: Vec<f64>,
     caught_up: Vec<f64>,
@@ -67,8 +65,8 @@ fn run(bench: &Bench, setup: Setup, figures: &mut Figures) -> Result<()> {
     let (&ended, &(_, seen)) = committed.last().zip(looks.last()).ok_or("nothing was written, or nothing was seen")?;
     // A second more or less than that the writer ran is not what is asked about: while it writes, from its first commit on.
     let during = looks.iter().filter(|(_, ns)| committed.first() < Some(ns) && *ns < ended);
-    let lags: Vec<u64> = during.map(|&(id, ns)| age(&committed, id, ns)).collect();
-    let sorted = |lags: &[u64]| {
+    let lags: Vec<i64> = during.map(|&(id, ns)| age(&committed, id, ns)).collect();
+    let sorted = |lags: &[i64]| {
         let mut lags = lags.to_vec();
         lags.sort_unstable();
         lags
@@ -76,11 +74,8 @@ fn run(bench: &Bench, setup: Setup, figures: &mut Figures) -> Result<()> {
     let part = lags.len() / PART;
     let middle = sorted(lags.get(part * (PART / 2)..part * (PART / 2 + 1)).unwrap_or(&[]));
     let end = sorted(lags.get(part * (PART - 1)..).unwrap_or(&[]));
-    let all = sorted(&lags);
     figures.commits.push(committed.len() as f64 / (ended - committed[0]) as f64 * 1e9);
-    figures.p50.push(percentile(&all, 0.5) as f64);
-    figures.p99.push(percentile(&all, 0.99) as f64);
-    figures.max.push(percentile(&all, 1.0) as f64);
+    figures.lag.add(&sorted(&lags));
     figures.middle.push(percentile(&middle, 0.5) as f64);
     figures.end.push(percentile(&end, 0.5) as f64);
     figures.caught_up.push(seen.saturating_sub(ended) as f64);
@@ -89,9 +84,9 @@ fn run(bench: &Bench, setup: Setup, figures: &mut Figures) -> Result<()> {
 
 /// How old a state with the rows up to `id` is at `ns`: as old as the commit after it, if that was made by then. Rows count from 1,
 /// and so does the one after `id` stand at that place.
-fn age(committed: &[u64], id: i64, ns: u64) -> u64 {
+fn age(committed: &[u64], id: i64, ns: u64) -> i64 {
     let next = usize::try_from(id).ok().and_then(|id| committed.get(id));
-    next.map_or(0, |next| ns.saturating_sub(*next))
+    next.map_or(0, |next| ns.saturating_sub(*next) as i64)
 }
 
 fn report(bench: &mut Bench, figures: &[Figures; 3]) {
@@ -104,12 +99,12 @@ fn report(bench: &mut Bench, figures: &[Figures; 3]) {
     ));
     for (setup, figures) in Setup::ALL.into_iter().zip(figures) {
         let where_read = if setup == Setup::Alone { "primary's own file" } else { "replica" };
-        table.line(&format!("{where_read}, {}: p50", setup.title()), &figures.p50, Unit::MillisOfNanos);
+        table.line(&format!("{where_read}, {}: p50", setup.title()), &figures.lag.p50, Unit::MillisOfNanos);
         match setup {
-            Setup::Alone => table.line("– p99", &figures.p99, Unit::MillisOfNanos),
-            _ => table.goal("– p99", &figures.p99, Unit::MillisOfNanos, Goal::AtMost(20e6)),
+            Setup::Alone => table.line("– p99", &figures.lag.p99, Unit::MillisOfNanos),
+            _ => table.goal("– p99", &figures.lag.p99, Unit::MillisOfNanos, Goal::AtMost(20e6)),
         }
-        table.line("– longest", &figures.max, Unit::MillisOfNanos);
+        table.line("– longest", &figures.lag.max, Unit::MillisOfNanos);
         table.line("– commits meanwhile", &figures.commits, Unit::PerSecond);
         if setup != Setup::Alone {
             table.line("– p50 in the fifth of the run at its middle", &figures.middle, Unit::MillisOfNanos);

@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::commits::Commits;
 use super::replication::{Processes, SCHEMA, Setup};
 use super::{Bench, wal_of};
 use crate::peers::litestream::{Archive, Pace};
@@ -43,11 +44,7 @@ impl Way {
 /// Figures of one way, one value for each run.
 #[derive(Default)]
 struct Figures {
-    per_second: Vec<f64>,
-    p50_ns: Vec<f64>,
-    p99_ns: Vec<f64>,
-    max_ns: Vec<f64>,
-    wal_max: Vec<f64>,
+    commits: Commits,
     failed: bool,
 }
 
@@ -100,13 +97,7 @@ fn run(bench: &Bench, way: Way, figures: &mut Figures) -> Result<()> {
             (written?, wal_max)
         }
     };
-    let commits = number(&written, "commits")? as f64;
-    figures.per_second.push(commits / number(&written, "ns")? as f64 * 1e9);
-    figures.p50_ns.push(number(&written, "p50_ns")? as f64);
-    figures.p99_ns.push(number(&written, "p99_ns")? as f64);
-    figures.max_ns.push(number(&written, "max_ns")? as f64);
-    figures.wal_max.push(wal_max);
-    Ok(())
+    figures.commits.add(&written, wal_max)
 }
 
 fn commit_flat_out(bench: &Bench, writer: &mut Worker) -> Result<Value> {
@@ -120,20 +111,18 @@ fn report(bench: &mut Bench, figures: &[Figures; WAYS.len()]) {
         bench.options.seconds,
         db::SYNCHRONOUS,
     ));
-    let [alone, ..] = figures;
-    for (way, of) in WAYS.into_iter().zip(figures).filter(|(_, of)| !of.failed) {
-        table.line(&format!("{}: commits", way.title()), &of.per_second, Unit::PerSecond);
-        table.chart("commits", &way.title(), &of.per_second, Unit::PerSecond);
-        let share = ratios(&of.per_second, &alone.per_second);
-        let [p99, longest] = [ratios(&of.p99_ns, &alone.p99_ns), ratios(&of.max_ns, &alone.max_ns)];
+    let [Figures { commits: alone, .. }, ..] = figures;
+    for (way, Figures { commits, .. }) in WAYS.into_iter().zip(figures).filter(|(_, figures)| !figures.failed) {
+        table.line(&format!("{}: commits", way.title()), &commits.per_second, Unit::PerSecond);
+        table.chart("commits", &way.title(), &commits.per_second, Unit::PerSecond);
+        let share = ratios(&commits.per_second, &alone.per_second);
+        let [p99, longest] = [ratios(&commits.took.p99, &alone.took.p99), ratios(&commits.took.max, &alone.took.max)];
         if way != Way::Ours(Setup::Alone) {
             table.line("– as many as alone", &share, Unit::Times);
             table.line("– p99, times that of alone", &p99, Unit::Times);
             table.line("– longest, times that of alone", &longest, Unit::Times);
         }
-        table.line("– WAL at its largest", &of.wal_max, Unit::MiB);
-        table.line("– p50 of a commit", &of.p50_ns, Unit::MicrosOfNanos);
-        table.line("– p99", &of.p99_ns, Unit::MicrosOfNanos);
-        table.line("– longest", &of.max_ns, Unit::MillisOfNanos);
+        table.line("– WAL at its largest", &commits.wal_max, Unit::MiB);
+        commits.report_times(table);
     }
 }

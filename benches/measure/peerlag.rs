@@ -14,7 +14,7 @@ use super::{Bench, watch};
 use crate::peers::litestream::{Archive, Pace};
 use crate::peers::{rsync, vfs};
 use crate::support::content::Content;
-use crate::support::stats::{differences, percentile};
+use crate::support::stats::{Percentiles, differences, percentile};
 use crate::support::table::Unit;
 use crate::support::worker::Worker;
 use crate::support::{Result, db, scratch};
@@ -71,12 +71,10 @@ impl Way {
     }
 }
 
-/// Percentiles of one way in nanoseconds, one value for each run, and the lags of all runs.
+/// Percentiles of one way, and the lags of all runs.
 #[derive(Default)]
 struct Lags {
-    p50: Vec<f64>,
-    p99: Vec<f64>,
-    max: Vec<f64>,
+    runs: Percentiles,
     all: Vec<i64>,
     failed: bool,
 }
@@ -88,9 +86,7 @@ pub fn take(bench: &mut Bench) -> Result<()> {
         for (way, lags) in WAYS.into_iter().zip(&mut lags).filter(|(_, lags)| !lags.failed) {
             match run(bench, way) {
                 Ok(all) => {
-                    lags.p50.push(percentile(&all, 0.5) as f64);
-                    lags.p99.push(percentile(&all, 0.99) as f64);
-                    lags.max.push(percentile(&all, 1.0) as f64);
+                    lags.runs.add(&all);
                     lags.all.extend(all);
                 }
                 Err(error) if way.is_of_a_peer() => {
@@ -188,17 +184,17 @@ fn report(bench: &mut Bench, lags: &mut [Lags; WAYS.len()]) {
         lags.all.sort_unstable();
     }
     let lags = &*lags;
-    for (way, of) in WAYS.into_iter().zip(lags).filter(|(_, of)| !of.failed) {
-        table.line(&format!("{}: p50", way.title()), &of.p50, Unit::MillisOfNanos);
-        table.line("– p99", &of.p99, Unit::MillisOfNanos);
-        table.line("– longest", &of.max, Unit::MillisOfNanos);
-        let percentiles: Vec<f64> = (0..=1000).map(|n| percentile(&of.all, f64::from(n) / 1000.0) as f64).collect();
+    for (way, Lags { runs, all, .. }) in WAYS.into_iter().zip(lags).filter(|(_, lags)| !lags.failed) {
+        table.line(&format!("{}: p50", way.title()), &runs.p50, Unit::MillisOfNanos);
+        table.line("– p99", &runs.p99, Unit::MillisOfNanos);
+        table.line("– longest", &runs.max, Unit::MillisOfNanos);
+        let percentiles: Vec<f64> = (0..=1000).map(|n| percentile(all, f64::from(n) / 1000.0) as f64).collect();
         table.chart("lag", &way.title(), &percentiles, Unit::MillisOfNanos);
         if matches!(way, Way::Ours(replication::Setup::Alone) | Way::OwnAnew) {
             continue;
         }
-        let own = &lags[way.baseline()];
-        let (p50, p99) = (differences(&of.p50, &own.p50), differences(&of.p99, &own.p99));
+        let own = &lags[way.baseline()].runs;
+        let (p50, p99) = (differences(&runs.p50, &own.p50), differences(&runs.p99, &own.p99));
         table.line("– p50, more than on the primary's own file", &p50, Unit::MillisOfNanos);
         table.line("– p99, more than on the primary's own file", &p99, Unit::MillisOfNanos);
     }

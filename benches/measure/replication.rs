@@ -18,6 +18,8 @@ pub const SCHEMA: &str =
 pub enum Setup {
     /// Plain SQLite, without the extension.
     Alone,
+    /// The same, with somebody on the other core who has nothing to do with it.
+    AloneBeside,
     /// The writer is the connection that called `litestream_serve`.
     WriterServes,
     /// The writer is another process, without the extension.
@@ -25,13 +27,14 @@ pub enum Setup {
 }
 
 impl Setup {
-    /// All of them, the plain one first.
+    /// Those that lag is measured in, the plain one first.
     pub const ALL: [Setup; 3] = [Setup::Alone, Setup::WriterServes, Setup::WriterApart];
 
     /// What the table calls it.
     pub fn title(self) -> &'static str {
         match self {
             Setup::Alone => "nobody attached",
+            Setup::AloneBeside => "nobody attached, and another process commits to a database of its own",
             Setup::WriterServes => "writer is the serving connection",
             Setup::WriterApart => "writer is another process, without the extension",
         }
@@ -74,7 +77,7 @@ impl Processes {
         db::open(&primary)?.execute_batch(SCHEMA)?;
         let library = &bench.options.library;
         let (writer, server, url) = match setup {
-            Setup::Alone => (Worker::open(&primary)?, None, String::new()),
+            Setup::Alone | Setup::AloneBeside => (Worker::open(&primary)?, None, String::new()),
             Setup::WriterServes => {
                 let (writer, url) = serve(&primary, library)?;
                 (writer, None, url)

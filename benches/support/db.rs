@@ -1,10 +1,12 @@
 //! SQLite connections as all measurements open them.
 
+use std::ffi::CString;
 use std::path::Path;
+use std::ptr;
 use std::time::Duration;
 
 use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::Result;
 
@@ -45,6 +47,60 @@ fn load_with(connection: &Connection, library: &Path, entry: &str) -> Result<()>
     }
     connection.load_extension_disable()?;
     Ok(())
+}
+
+/// A prepared statement with one parameter, a blob that is not copied: a C program can bind one so, and most drivers copy it.
+pub struct Uncopied<'c> {
+    statement: *mut ffi::sqlite3_stmt,
+    connection: &'c Connection,
+}
+
+#[allow(unsafe_code)]
+impl<'c> Uncopied<'c> {
+    /// Prepares `sql`.
+    pub fn prepare(connection: &'c Connection, sql: &str) -> Result<Uncopied<'c>> {
+        let (sql, mut statement) = (CString::new(sql)?, ptr::null_mut());
+        // SAFETY: the connection is open for 'c; the text ends with a zero and is not kept (sqlite3_prepare_v2).
+        unsafe {
+            ffi::sqlite3_prepare_v2(connection.handle(), sql.as_ptr(), -1, &mut statement, ptr::null_mut());
+        }
+        let prepared = Uncopied { statement, connection };
+        if statement.is_null() { Err(prepared.error()) } else { Ok(prepared) }
+    }
+
+    /// Runs it to its end.
+    pub fn run(&mut self, blob: &[u8]) -> Result<()> {
+        // SAFETY: the statement is one of an open connection; the blob outlives its binding, which another one without a
+        // value replaces before this returns (sqlite3_bind_blob64, SQLITE_STATIC).
+        let ended = unsafe {
+            ffi::sqlite3_bind_blob64(
+                self.statement,
+                1,
+                blob.as_ptr().cast(),
+                blob.len() as ffi::sqlite3_uint64,
+                ffi::SQLITE_STATIC(),
+            );
+            while ffi::sqlite3_step(self.statement) == ffi::SQLITE_ROW {}
+            let ended = ffi::sqlite3_reset(self.statement);
+            ffi::sqlite3_clear_bindings(self.statement);
+            ended
+        };
+        if ended == ffi::SQLITE_OK { Ok(()) } else { Err(self.error()) }
+    }
+
+    fn error(&self) -> Box<dyn std::error::Error> {
+        // SAFETY: the connection is open; the text is copied before anything else is called on it (sqlite3_errmsg).
+        let text = unsafe { std::ffi::CStr::from_ptr(ffi::sqlite3_errmsg(self.connection.handle())) };
+        text.to_string_lossy().into()
+    }
+}
+
+#[allow(unsafe_code)]
+impl Drop for Uncopied<'_> {
+    fn drop(&mut self) {
+        // SAFETY: nobody else has the statement; a null pointer is passed over (sqlite3_finalize).
+        unsafe { ffi::sqlite3_finalize(self.statement) };
+    }
 }
 
 /// Runs a statement and returns its first row, a JSON value for each column; empty when there is no row.

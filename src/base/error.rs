@@ -1,6 +1,6 @@
 //! One error for the whole library: what went wrong in words a user can act on, and of which kind.
 //!
-//! The kind decides the SQLite result code the error reaches SQL with; `src/ext` maps it in one place.
+//! The kind decides the SQLite result code the error reaches SQL with; `src/sqlite` maps it in one place.
 
 use std::time::Duration;
 use std::{fmt, io};

@@ -174,12 +174,7 @@ impl Auto<'_> {
         if running.tellers.iter().any(|teller| is_told(&teller.opened_by)) {
             return Ok(true);
         }
-        for server in &running.servers {
-            if server.listens_at(address)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(serve::find(&running.servers, address)?.is_some())
     }
 
     /// An application that sets the mode of a new database after loading the library would be too late.

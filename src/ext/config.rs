@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value as Json};
 
 use super::follow;
-use super::options::{Options, Origin};
+use super::options::{Options, Origin, object};
 use super::registry::{Registry, file_of, path_of};
 use super::session::Session;
 use super::setting::{Form, SETTINGS, Setting, find};
@@ -16,6 +16,8 @@ use crate::sqlite::{Call, Cells, Host, Output, Table, Value};
 use crate::store::Sidecar;
 
 const NAME: &str = "litestream_config";
+/// Settings, for errors to show.
+const EXAMPLE: &str = "{\"addr\": \"127.0.0.1:9090\"}";
 /// What stands for a secret.
 const SET: &str = "(set)";
 
@@ -50,7 +52,7 @@ pub fn read(path: &Path) -> Result<Option<(PathBuf, Map<String, Json>)>> {
         |what: String| Error::usage(format!("litestream: {} is {what}; mend the file, or remove it", file.display()));
     let mut stored = match serde_json::from_str(&text) {
         Ok(Json::Object(stored)) => stored,
-        Ok(_) => return Err(wrong("JSON but no object, such as {\"addr\": \"127.0.0.1:9090\"}".into())),
+        Ok(_) => return Err(wrong(format!("JSON but no object, such as {EXAMPLE}"))),
         Err(e) => return Err(wrong(format!("not JSON ({e})"))),
     };
     stored.retain(|_, value| !value.is_null());
@@ -59,14 +61,7 @@ pub fn read(path: &Path) -> Result<Option<(PathBuf, Map<String, Json>)>> {
 
 /// Reads what is to be changed.
 fn changes(text: &str) -> Result<Map<String, Json>> {
-    let changes = match serde_json::from_str(text) {
-        Ok(Json::Object(changes)) => changes,
-        Ok(_) => {
-            let what = "the settings are JSON but no object, such as {\"addr\": \"127.0.0.1:9090\"}";
-            return Err(Error::usage(format!("{NAME}: {what}")));
-        }
-        Err(e) => return Err(Error::usage(format!("{NAME}: the settings are not JSON ({e}); expected an object"))),
-    };
+    let changes = object(text, NAME, "the settings", EXAMPLE)?;
     if changes.get("token").and_then(Json::as_str) == Some(SET) {
         return Err(Error::usage(format!(
             "{NAME}: '{SET}' stands for a token that is not shown; leave it out to keep it"

@@ -55,17 +55,7 @@ impl Options {
             Value::Text(text) => text,
             other => return Err(super::mismatch(function, "the text of the options", "a JSON object", &other)),
         };
-        let given = match serde_json::from_str(text) {
-            Ok(Json::Object(given)) => given,
-            Ok(_) => {
-                return Err(Error::usage(format!(
-                    "{function}: the options are JSON but no object, such as {{\"schema\": \"main\"}}"
-                )));
-            }
-            Err(e) => {
-                return Err(Error::usage(format!("{function}: the options are not JSON ({e}); expected an object")));
-            }
-        };
+        let given = object(text, function, "the options", "{\"schema\": \"main\"}")?;
         if let Some(unknown) = given.keys().find(|key| !known.contains(&key.as_str())) {
             return Err(Error::usage(format!(
                 "{function}: unknown option '{unknown}'; known are {}",
@@ -265,5 +255,15 @@ impl Options {
 
     fn wrong(&self, key: &str, origin: &Origin, expected: &str, found: &Json) -> Error {
         Error::usage(format!("{}: {} is {found}, expected {expected}", self.function, origin.naming(key)))
+    }
+}
+
+/// The JSON object that `text` is, an argument of `function` that is called `what`, in the plural. An error shows `example`.
+pub fn object(text: &str, function: &str, what: &str, example: &str) -> Result<Map<String, Json>> {
+    let wrong = |found: String| Err(Error::usage(format!("{function}: {what} are {found}")));
+    match serde_json::from_str(text) {
+        Ok(Json::Object(object)) => Ok(object),
+        Ok(_) => wrong(format!("JSON but no object, such as {example}")),
+        Err(e) => wrong(format!("not JSON ({e}); expected an object")),
     }
 }

@@ -117,7 +117,7 @@ pub(super) fn server_at(address: &str, servers: &[Arc<Server>], options: &mut Op
 }
 
 /// The server that listens at `address` already.
-fn find(servers: &[Arc<Server>], address: &str) -> Result<Option<Arc<Server>>> {
+pub(super) fn find(servers: &[Arc<Server>], address: &str) -> Result<Option<Arc<Server>>> {
     for server in servers {
         if server.listens_at(address)? {
             return Ok(Some(Arc::clone(server)));

@@ -21,6 +21,7 @@ mod page_map;
 mod pages;
 mod relay;
 mod replicas;
+mod rest;
 mod served;
 mod snapshot;
 mod tail;

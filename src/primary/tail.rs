@@ -1,6 +1,5 @@
 //! The thread that follows the commits of one database.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
@@ -9,9 +8,10 @@ use std::time::{Duration, Instant};
 use super::Primary;
 use super::core::Core;
 use super::history::Reserve;
+use super::rest::{Rest, Scene};
 use crate::base::{FrameNo, Position, Result};
 use crate::format::wal::frame_offset;
-use crate::sqlite::{Connection, Doorbell, Woken, guarded, spawn};
+use crate::sqlite::{Connection, Doorbell, guarded, spawn};
 use crate::store::{Alone, Sidecar, State, beside};
 
 /// After a look that found something, the next one comes no sooner: what is committed meanwhile goes out as one. Doubles
@@ -19,18 +19,6 @@ use crate::store::{Alone, Sidecar, State, beside};
 const GATHER: Duration = Duration::from_micros(400);
 const LONGEST_GATHER: Duration = Duration::from_millis(4);
 const MANY: u64 = 4;
-/// Pause between two looks while something is known to come.
-const NAP: Duration = Duration::from_micros(500);
-/// The same when somebody has just begun to write, which mostly is a commit in some microseconds; and for how long.
-const SHORT_NAP: Duration = Duration::from_micros(30);
-const STIRRING: Duration = Duration::from_millis(1);
-/// Pause up to which that grows when nothing comes, where writes are not told of; and how long after a commit it does not grow.
-const LONGEST_NAP: Duration = Duration::from_millis(10);
-const BUSY: Duration = Duration::from_millis(500);
-/// Pause where they are.
-const REST: Duration = Duration::from_secs(1);
-/// After so many commits that were found and not told of, nothing is believed to be told.
-const UNTOLD: u32 = 3;
 /// After this long without a commit there is time for a checkpoint of our own.
 const QUIET: Duration = Duration::from_millis(100);
 /// A commit this recent may be followed by a checkpoint in its writer's thread.
@@ -71,19 +59,7 @@ pub(super) struct Tail {
     /// How many frames were in the database, and since when.
     last_backfill: (u32, Instant),
     last_news: Instant,
-    bell: Arc<Doorbell>,
-    /// The WAL and the database, writes to which are told of.
-    files: [PathBuf; 2],
-    /// Whether the next write will be told of.
-    watching: bool,
-    /// When somebody was last told to write.
-    stirred: Instant,
-    /// Whether the last sleep ended by itself although the next write would be told of.
-    unwoken: bool,
-    /// Commits in a row that were found then.
-    untold: u32,
-    /// Pause between two looks, where writes are not told of.
-    nap: Duration,
+    rest: Rest,
     /// Whether a checkpoint seemed to be under way.
     backfilling: bool,
     /// How long the WAL was, in frames.
@@ -114,13 +90,7 @@ impl Tail {
             last_position: reached,
             last_backfill: (0, Instant::now()),
             last_news: Instant::now(),
-            bell,
-            files,
-            watching: false,
-            stirred: Instant::now(),
-            unwoken: false,
-            untold: 0,
-            nap: NAP,
+            rest: Rest::new(bell, files),
             backfilling: false,
             frames: 0,
             next_checkpoint: 0,
@@ -139,12 +109,12 @@ impl Tail {
             let failed = turn.is_err();
             match self.primary.noted(turn).flatten() {
                 Some(commits) => {
-                    self.untold += u32::from(std::mem::take(&mut self.unwoken));
+                    self.rest.found();
                     gather = if commits >= MANY { (gather * 2).min(LONGEST_GATHER) } else { GATHER };
                     self.gather(gather);
                 }
-                None if failed => drop(self.bell.sleep(AFTER_ERROR)),
-                None => self.rest(),
+                None if failed => self.rest.pass(AFTER_ERROR),
+                None => self.rest.wait(&self.scene()),
             }
         }
         // From here on it is not known whether a position is still that of the database.
@@ -160,41 +130,13 @@ impl Tail {
         }
     }
 
-    /// Waits for something to come, or for the time to do something.
-    fn rest(&mut self) {
-        if !self.watching && self.stirred.elapsed() >= STIRRING && self.untold < UNTOLD {
-            self.watching = self.bell.watch(&[&self.files[0], &self.files[1]]);
-            if self.watching {
-                // What came before it was watched for is seen by one more look.
-                return;
-            }
-        }
-        let pause = self.pause();
-        self.unwoken = false;
-        match self.bell.sleep(pause) {
-            Woken::Stirred => (self.watching, self.stirred, self.untold) = (false, Instant::now(), 0),
-            Woken::TimedOut => (self.unwoken, self.nap) = (self.watching, (pause * 2).min(LONGEST_NAP)),
-            Woken::Rung => {}
-        }
-    }
-
-    fn pause(&self) -> Duration {
-        let due = self.primary.options.checkpoint_frames;
-        let since = self.last_news.elapsed();
-        let stirred = self.stirred.elapsed();
-        match () {
-            // A commit may wait for the disk between its write and the moment that it is shown, which nobody tells of.
-            () if self.stirred > self.last_news && stirred < STIRRING => SHORT_NAP,
-            () if self.stirred > self.last_news && stirred < QUIET => NAP,
-            () if self.stirred > self.last_news && stirred < CHECKPOINT_ENDS => LONGEST_NAP,
-            // Nothing is written while a checkpoint waits for the disk.
-            () if self.backfilling && stirred < CHECKPOINT_ENDS => NAP,
-            () if self.frames >= due - due / 4 && since < QUIET => NAP,
-            () if !self.watching && since < BUSY => NAP,
-            () if !self.watching => self.nap,
-            () if since < SHOW_WHEN_QUIET => SHOW_WHEN_QUIET - since,
-            () if since < QUIET => QUIET - since,
-            () => REST,
+    fn scene(&self) -> Scene {
+        let (quiet, due) = (self.last_news.elapsed(), self.primary.options.checkpoint_frames);
+        Scene {
+            quiet,
+            is_backfilling: self.backfilling,
+            is_checkpoint_near: self.frames >= due - due / 4 && quiet < QUIET,
+            chores: [SHOW_WHEN_QUIET, QUIET],
         }
     }
 

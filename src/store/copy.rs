@@ -5,8 +5,7 @@ use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use super::lookup::{page_size, read_all};
-use super::sidecar::beside;
-use super::sidecar::sync_folder_of;
+use super::sidecar::{beside, sync_folder_of};
 use crate::base::{Error, Kind, PageSize, Pgno, Result};
 use crate::sqlite::{Connection, random_bytes};
 
@@ -65,9 +64,7 @@ pub struct NewFile {
 impl NewFile {
     /// Begins one that will be at `path`, with the permissions of `like`.
     pub fn begin(path: &Path, like: &Path) -> Result<NewFile> {
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(format!(".{:016x}.tmp", u64::from_le_bytes(random_bytes())));
-        let beside = PathBuf::from(beside);
+        let beside = beside(path, &format!(".{:016x}.tmp", u64::from_le_bytes(random_bytes())));
         let file = private(&beside).map_err(|e| {
             Error::new(Kind::CantOpen, format!("litestream: {} cannot be written: {e}", path.display()))
         })?;

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use crate::support::library;
+use crate::support::{library, lines_of};
 
 /// Longest time any answer may take: past it a process counts as blocked. Stops are far shorter.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -120,11 +120,7 @@ impl Process {
         slot.stopped.store(false, Ordering::SeqCst);
         slot.starts.fetch_add(1, Ordering::SeqCst);
         drop(place);
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            let read = BufReader::new(output).split(b'\n').map_while(Result::ok);
-            read.map(|line| String::from_utf8_lossy(&line).into_owned()).try_for_each(|line| sender.send(line))
-        });
+        let lines = lines_of(output);
         let (sender, errors_of) = channel();
         let mut log = OpenOptions::new().create(true).append(true).open(&slot.log).expect("a log");
         let _ = writeln!(log, "--- started on {}", database.display());

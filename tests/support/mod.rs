@@ -46,7 +46,7 @@ pub use library::library;
 pub use limits::{allow_open_files, limit_open_files};
 pub use origin::{Origin, copy_all, remove};
 pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving_with, until_gives};
-pub use process::{Signal, again, caught, finish, forked, signal, started_again, until_it_waits};
+pub use process::{Signal, again, caught, finish, forked, lines_of, signal, started_again, until_it_waits};
 pub use second::{Second, SecondConnection};
 pub use shell::Shell;
 pub use temp::Temp;

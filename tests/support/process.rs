@@ -1,7 +1,9 @@
-//! Processes: this binary run again, signals, and ends.
+//! Processes: this binary run again, what is said, signals, and ends.
 
+use std::io::{BufRead, BufReader, Read};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 use super::{Temp, until};
 
@@ -38,6 +40,16 @@ pub fn finish(child: &mut Child) -> ExitStatus {
         Ok(None) => Err("it still runs".to_string()),
         Err(error) => Err(error.to_string()),
     })
+}
+
+/// The lines of what a process says, each when it has come.
+pub fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, lines) = channel();
+    std::thread::spawn(move || {
+        let read = BufReader::new(output).split(b'\n').map_while(Result::ok);
+        read.map(|line| String::from_utf8_lossy(&line).into_owned()).try_for_each(|line| sender.send(line))
+    });
+    lines
 }
 
 /// What can be sent to a process.

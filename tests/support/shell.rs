@@ -1,13 +1,13 @@
 //! A live `sqlite3` shell: SQL goes in, answers come out, and the process stays as long as the value does.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::{finish, library};
+use super::{finish, library, lines_of};
 
 /// How long one answer may take.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -68,11 +68,7 @@ impl Shell {
         change(&mut command);
         let mut child = command.spawn().unwrap_or_else(|e| panic!("starting sqlite3 (Debian's package sqlite3): {e}"));
         drop(command);
-        let (sender, lines) = channel();
-        std::thread::spawn(move || {
-            let read = BufReader::new(output).split(b'\n').map_while(Result::ok);
-            read.map(|line| String::from_utf8_lossy(&line).into_owned()).try_for_each(|line| sender.send(line))
-        });
+        let lines = lines_of(output);
         let input = child.stdin.take();
         Shell { child, input, lines, database: database.to_path_buf(), questions: 0 }
     }
