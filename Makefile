@@ -1,7 +1,7 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test counts torture faults fuzz corpus miri asan drivers build install dist packages bench report goldens clean
+.PHONY: help demo test counts torture faults fuzz corpus miri asan drivers build install dist packages bench profile report goldens clean
 
 PREFIX ?= /usr/local
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
@@ -75,6 +75,10 @@ packages: build ## Pack it for Python and npm, too, and try each package where n
 bench: build ## Measure beside plain SQLite and peers, and print a table; BENCH="..." passes options
 	$(if $(findstring --no-peers,$(BENCH)),,@.ci/setup python3 python3-venv && benches/peers/setup)
 	cargo bench --locked --bench replication -- $(BENCH)
+
+profile: build ## Show where the time of a measurement goes, and the memory: ONLY=apply; BENCH="..." passes options
+	@.ci/setup perf strace valgrind
+	@benches/profile $(or $(ONLY),apply) $(BENCH)
 
 report: ## Write what the last run of make bench measured into docs/benchmarks.md, and draw its plots
 	@.ci/setup python3 python3-venv && benches/peers/setup
