@@ -1,5 +1,7 @@
 //! Reading the pages of a database, wherever their newest images are.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 
 use super::core::{Core, News};
@@ -45,23 +47,30 @@ impl Core {
     /// Records for what came new: its pages, each once and in its newest version, and a commit. None if that is more than
     /// `limit` bytes, not all of it is in the WAL, or it is not known what the database sums up to.
     pub fn records(&mut self, news: &News, limit: usize) -> Result<Option<(Bytes, u64)>> {
-        let Some(pages) = self.newest_in(news, limit / self.page_size().bytes())? else { return Ok(None) };
-        let mut out = Vec::with_capacity(pages.len() * (self.page_size().bytes() + 4) + 256);
-        for chunk in pages.chunks(record::most_pages(self.page_size())) {
-            // Nobody restarts the WAL before what is in it was seen, so all of it is there from the first frame on.
-            self.pages_record(chunk, Places { floor: 0 }, &mut out)?;
+        let Some(newest) = self.newest_in(news, limit / self.page_size().bytes())? else { return Ok(None) };
+        let mut out = Vec::with_capacity(newest.len() * (self.page_size().bytes() + 4) + 256);
+        for chunk in newest.chunks(record::most_pages(self.page_size())) {
+            // Nobody restarts the WAL before what is in it was seen, so all of it is there.
+            let (pages, found): (Vec<Pgno>, Vec<Place>) =
+                chunk.iter().map(|(pgno, frame)| (*pgno, Place::Log(*frame))).unzip();
+            self.found_record(&pages, &found, &mut out)?;
         }
         let complete = self.commit_record(&mut out);
-        Ok(complete.then(|| (Bytes::from(out), pages.len() as u64)))
+        Ok(complete.then(|| (Bytes::from(out), newest.len() as u64)))
     }
 
     /// Appends a pages record with the newest image of each page.
     pub fn pages_record(&mut self, pages: &[Pgno], places: Places, out: &mut Vec<u8>) -> Result<()> {
+        let found = self.find(pages, places)?;
+        self.found_record(pages, &found, out)
+    }
+
+    fn found_record(&mut self, pages: &[Pgno], found: &[Place], out: &mut Vec<u8>) -> Result<()> {
         record::start_pages(u32::try_from(pages.len()).unwrap_or(u32::MAX), self.page_size(), out);
         for pgno in pages {
             out.extend_from_slice(&pgno.get().to_be_bytes());
         }
-        self.read_pages(pages, places, out)
+        self.read_pages(pages, found, out)
     }
 
     /// Appends the commit record for what has been seen, if it is known what the database sums up to. Whether it is.
@@ -78,7 +87,7 @@ impl Core {
         let mut pages = self.map.take_unread(most);
         pages.sort_unstable();
         for chunk in pages.chunks(record::most_pages(self.page_size())) {
-            let read = self.read_pages(chunk, places, &mut Vec::new());
+            let read = self.find(chunk, places).and_then(|found| self.read_pages(chunk, &found, &mut Vec::new()));
             if read.is_err() {
                 self.map.put_back(&pages);
                 return read;
@@ -105,21 +114,23 @@ impl Core {
         Ok(newest.filter(|frame| frame.0 > places.floor))
     }
 
-    /// Appends the images of `pages`, as of what has been seen, and notes what they sum up to.
-    fn read_pages(&mut self, pages: &[Pgno], places: Places, out: &mut Vec<u8>) -> Result<()> {
+    /// Appends the images of `pages`, as of what has been seen.
+    pub(super) fn read_images(&self, pages: &[Pgno], places: Places, out: &mut Vec<u8>) -> Result<()> {
+        self.read_places(&self.find(pages, places)?, out)
+    }
+
+    /// Appends the images of `pages`, which are where they were `found`, and notes what they sum up to.
+    fn read_pages(&mut self, pages: &[Pgno], found: &[Place], out: &mut Vec<u8>) -> Result<()> {
         let (size, start) = (self.page_size().bytes(), out.len());
-        self.read_images(pages, places, out)?;
+        self.read_places(found, out)?;
         for (pgno, image) in pages.iter().zip(out.get(start..).unwrap_or_default().chunks_exact(size)) {
             self.note_read(*pgno, PageChecksum::of(*pgno, image));
         }
         Ok(())
     }
 
-    /// Appends the images of `pages`, as of what has been seen.
-    pub(super) fn read_images(&self, pages: &[Pgno], places: Places, out: &mut Vec<u8>) -> Result<()> {
-        let found: Result<Vec<Place>> = pages.iter().map(|pgno| self.place(*pgno, places)).collect();
-        let (found, size) = (found?, self.page_size().bytes());
-        let mut rest = found.as_slice();
+    fn read_places(&self, found: &[Place], out: &mut Vec<u8>) -> Result<()> {
+        let (mut rest, size) = (found, self.page_size().bytes());
         while let Some(first) = rest.first().copied() {
             let run = (1..rest.len()).take_while(|i| first.is_followed(*i as u32, rest)).count() + 1;
             match first {
@@ -149,9 +160,10 @@ impl Core {
         self.map.read(pgno, checksum);
     }
 
-    /// Where the newest image of a page is.
-    fn place(&self, pgno: Pgno, places: Places) -> Result<Place> {
-        Ok(self.log_frame(pgno, places)?.map_or(Place::Database(pgno), Place::Log))
+    /// Where the newest image of each page is, as of what has been seen.
+    fn find(&self, pages: &[Pgno], places: Places) -> Result<Vec<Place>> {
+        let place = |pgno: &Pgno| Ok(self.log_frame(*pgno, places)?.map_or(Place::Database(*pgno), Place::Log));
+        pages.iter().map(place).collect()
     }
 
     fn read_frames(&self, first: FrameNo, count: usize, out: &mut Vec<u8>) -> Result<()> {
@@ -164,29 +176,30 @@ impl Core {
         Ok(())
     }
 
-    /// The pages that came new, each where its newest frame is, in the order of frames. None if they are more than `most`, or
-    /// not all of them are in the WAL.
-    fn newest_in(&self, news: &News, most: usize) -> Result<Option<Vec<Pgno>>> {
+    /// The pages that came new and the newest frame of each, in the order of frames. None if they are more than `most`, or not all of
+    /// them are in the WAL.
+    ///
+    /// The frames are gone through from the last one on: to ask the wal-index for the newest of a page means to go
+    /// through all of its frames, and a page that is in each commit has a thousand.
+    fn newest_in(&self, news: &News, most: usize) -> Result<Option<Vec<(Pgno, FrameNo)>>> {
         if news.has_unwritten || news.is_partial {
             return Ok(None);
         }
         let index = self.watcher.wal_index()?;
         let lock_page = self.page_size().lock_page();
-        let mut pages = Vec::new();
-        for frame in (news.from.next().0..=news.to.0).map(FrameNo) {
+        let (mut newest, mut had) = (Vec::new(), HashSet::new());
+        for frame in (news.from.next().0..=news.to.0).rev().map(FrameNo) {
             let pgno = page_of(&index, frame)?;
-            if pgno == lock_page
-                || pgno.get() > self.seen().pages
-                || newest_frame(&index, pgno, news.to)? != Some(frame)
-            {
+            if pgno == lock_page || pgno.get() > self.seen().pages || !had.insert(pgno) {
                 continue;
             }
-            if pages.len() == most {
+            if newest.len() == most {
                 return Ok(None);
             }
-            pages.push(pgno);
+            newest.push((pgno, frame));
         }
-        Ok(Some(pages))
+        newest.reverse();
+        Ok(Some(newest))
     }
 }
 
