@@ -28,14 +28,17 @@ impl PageMap {
 
     /// A map as it was kept.
     pub fn of(entries: &[Entry], size: PageSize) -> PageMap {
-        let mut map = PageMap::new(u32::try_from(entries.len()).unwrap_or(u32::MAX), size);
-        for (n, (lsn, checksum)) in (1..).zip(entries) {
+        let mut map = PageMap::new(0, size);
+        map.newest = entries.iter().map(|(lsn, _)| *lsn).collect();
+        map.checksums.resize(u32::try_from(entries.len()).unwrap_or(u32::MAX));
+        for (n, (_, checksum)) in (1..).zip(entries) {
             let Ok(pgno) = Pgno::new(n) else { continue };
-            map.changed(pgno, *lsn);
-            map.checksums.set(pgno, *checksum);
+            match checksum {
+                Some(_) => map.checksums.set(pgno, *checksum),
+                None => map.unread.push(pgno),
+            }
         }
-        map.unread.retain(|pgno| map.checksums.get(*pgno).is_none());
-        map.unread.shrink_to_fit();
+        map.unread.reverse();
         map
     }
 
