@@ -9,7 +9,7 @@ use litestream::base::{Generation, PageSize, Pgno, Position};
 use litestream::format::checksum::PageChecksum;
 use litestream::format::compression::Compression;
 use litestream::format::record::{Commit, HEADER_SIZE, Header, Pages, start_pages};
-use litestream::primary::counting::Map;
+use litestream::primary::counting::{Map, Tailed};
 use litestream::primary::{Ask, Options, Primary, Step, Version};
 use rusqlite::{Connection, ffi};
 
@@ -39,6 +39,12 @@ pub const ALL: &[Counted] = &[
     },
     Counted { name: "apply", round: "100 commits are applied, frame by frame", rounds: 4, run: apply },
     Counted { name: "apply-wal", round: "a WAL of 100 commits is applied as a whole", rounds: 10, run: apply_wal },
+    Counted {
+        name: "records",
+        round: "a page that was in 1,000 commits before is committed, and put up for replicas",
+        rounds: 100,
+        run: records,
+    },
     Counted { name: "snapshot", round: "a replica without anything is sent 1 MiB", rounds: 10, run: snapshot },
 ];
 
@@ -167,6 +173,25 @@ impl Logged {
         assert_eq!(sum(&self.copy)?, sum(&self.source)?, "what was applied");
         Ok(())
     }
+}
+
+fn records(rounds: u32) -> Result<()> {
+    let folder = Folder::new()?;
+    let path = folder.0.join("app.db");
+    let writer = loaded(&path)?;
+    writer.execute_batch(
+        "PRAGMA journal_mode = wal; PRAGMA wal_autocheckpoint = 0; CREATE TABLE t(n INTEGER); INSERT INTO t VALUES (0);",
+    )?;
+    let mut update = writer.prepare("UPDATE t SET n = n + 1")?;
+    for _ in 0..1000 {
+        update.execute([])?;
+    }
+    let mut tailed = Tailed::open(&path)?;
+    for _ in 0..rounds {
+        update.execute([])?;
+        assert!(tailed.records()? > SIZE as usize, "a page and what goes with it");
+    }
+    Ok(())
 }
 
 fn snapshot(rounds: u32) -> Result<()> {

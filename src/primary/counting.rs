@@ -1,7 +1,11 @@
 //! What `benches/counts.rs` reaches of this layer and nobody else does.
 
+use std::path::Path;
+
+use super::core::Core;
 use super::page_map::PageMap;
-use crate::base::{FrameNo, Lsn, PageSize, Pgno};
+use super::pages::Places;
+use crate::base::{FrameNo, Lsn, PageSize, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 
 /// A page map.
@@ -37,5 +41,25 @@ impl Map {
                 self.0.read(pgno, checksum);
             }
         }
+    }
+}
+
+/// A database whose commits are made into records.
+pub struct Tailed(Core);
+
+impl Tailed {
+    /// Follows the database at `path`, after all of its pages were read.
+    pub fn open(path: &Path) -> Result<Tailed> {
+        let mut core = Core::open(path, c"unix", None)?;
+        core.read_unread(Places::beyond(0), usize::MAX)?;
+        Ok(Tailed(core))
+    }
+
+    /// Bytes of the records of what was committed since the last call.
+    pub fn records(&mut self) -> Result<usize> {
+        let state = self.0.look()?;
+        let Some(news) = self.0.take_in(&state)? else { return Ok(0) };
+        let made = self.0.records(&news, limits::LIVE_COMMIT_BYTES)?;
+        Ok(made.map_or(0, |(records, _)| records.len()))
     }
 }
