@@ -76,9 +76,11 @@ def first(version):
 def goals(results):
     """A table of all that has a goal, missed ones first."""
     rows = []
-    for section in results["table"]["sections"]:
-        # The rest of the title tells how much of it was done.
-        title = re.split("[:,] ", section["title"])[0]
+    titles = [section["title"] for section in results["table"]["sections"]]
+    # The rest of a title tells how much of it was done, and what makes it another measurement than one that begins alike.
+    begins = [re.split("[:,] ", title)[0] for title in titles]
+    for section, begin in zip(results["table"]["sections"], begins):
+        title = begin if begins.count(begin) == 1 else section["title"]
         for line in section["lines"]:
             if line["goal"]:
                 rows.append((line["met"], title, what_of(line), line["shown"]))
