@@ -1,6 +1,7 @@
 //! Reads records from a stream.
 
 use std::io::{BufReader, ErrorKind, Read};
+use std::time::{Duration, Instant};
 
 use crate::base::{Error, Kind, Result};
 use crate::format::compression::{Compression, decompress};
@@ -8,10 +9,15 @@ use crate::format::record::{HEADER_SIZE, Header, Type};
 
 /// How much is read at once, and looked ahead into.
 const BUFFER: usize = 1 << 20;
+/// A record takes no longer than this, and a second for so many bytes. One whose size was damaged on the way would otherwise
+/// be waited for as long as heartbeats come, which are taken for the rest of it.
+const PATIENCE: Duration = Duration::from_secs(10);
+const SLOWEST: u64 = 16 << 10;
 
 /// A stream, record by record.
 pub(super) struct Records<R> {
-    body: BufReader<R>,
+    body: BufReader<Limited<R>>,
+    patience: Duration,
     compression: Compression,
     payload: Vec<u8>,
     decompressed: Vec<u8>,
@@ -22,8 +28,9 @@ pub(super) struct Records<R> {
 impl<R: Read> Records<R> {
     /// A reader at the start of a stream.
     pub fn new(body: R) -> Records<R> {
-        let body = BufReader::with_capacity(BUFFER, body);
-        Records { body, compression: Compression::None, payload: Vec::new(), decompressed: Vec::new(), bytes: 0 }
+        let body = BufReader::with_capacity(BUFFER, Limited { body, until: None });
+        let (payload, decompressed) = (Vec::new(), Vec::new());
+        Records { body, patience: PATIENCE, compression: Compression::None, payload, decompressed, bytes: 0 }
     }
 
     /// The same for a stream that may be compressed so. In any other, compressed records are refused.
@@ -52,8 +59,11 @@ impl<R: Read> Records<R> {
     /// The payload of a record, whose size its header has bounded, as it was before it was compressed.
     pub fn payload(&mut self, header: &Header) -> Result<&[u8]> {
         self.payload.clear();
+        let time = self.patience + Duration::from_secs(header.size / SLOWEST);
+        self.body.get_mut().until = Some(Instant::now() + time);
         // Read as it comes, so that memory is only taken for what is really sent.
-        let read = self.body.by_ref().take(header.size).read_to_end(&mut self.payload).map_err(failed)?;
+        let read = self.body.by_ref().take(header.size).read_to_end(&mut self.payload);
+        let read = if self.body.get_mut().end() { read.map_err(failed)? } else { return Err(too_slow(header, time)) };
         self.bytes += read as u64;
         if read as u64 != header.size {
             return Err(cut());
@@ -89,8 +99,39 @@ impl<R: Read> Records<R> {
 
     /// The stream itself.
     pub fn body(&mut self) -> &mut R {
-        self.body.get_mut()
+        &mut self.body.get_mut().body
     }
+}
+
+/// A stream that fails after some moment.
+struct Limited<R> {
+    body: R,
+    until: Option<Instant>,
+}
+
+impl<R> Limited<R> {
+    /// Takes the limit away. False if a read was refused for it.
+    fn end(&mut self) -> bool {
+        self.until.take().is_some()
+    }
+}
+
+impl<R: Read> Read for Limited<R> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.until.is_some_and(|until| Instant::now() >= until) {
+            self.until = None;
+            return Err(ErrorKind::TimedOut.into());
+        }
+        self.body.read(out)
+    }
+}
+
+fn too_slow(header: &Header, time: Duration) -> Error {
+    let (bytes, kind, seconds) = (header.size, header.kind, time.as_secs());
+    Error::corrupt(format!(
+        "stream: a {kind:?} record of {bytes} bytes was not there after {seconds} s; its size was damaged on the way, \
+         or the connection is slower than {SLOWEST} bytes a second"
+    ))
 }
 
 fn failed(error: std::io::Error) -> Error {
@@ -142,6 +183,36 @@ mod tests {
             };
             assert_eq!(read().ok(), expected, "cut at {cut}");
         }
+        Ok(())
+    }
+
+    /// A stream that begins with `begin`, and on which nothing but heartbeats comes then, for ever.
+    struct Idle {
+        begin: Vec<u8>,
+        heartbeat: Vec<u8>,
+    }
+
+    impl Read for Idle {
+        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+            let from = if self.begin.is_empty() { &self.heartbeat } else { &self.begin };
+            let n = from.len().min(out.len());
+            out[..n].copy_from_slice(&from[..n]);
+            self.begin.drain(..n.min(self.begin.len()));
+            Ok(n)
+        }
+    }
+
+    #[test]
+    fn a_record_whose_size_was_damaged_is_not_waited_for_while_heartbeats_come() -> Result<()> {
+        let mut begin = Vec::new();
+        start_pages(1, PageSize::new(512)?, &mut begin);
+        // In the size, which ends the header: by 1,024 bytes.
+        begin[HEADER_SIZE - 2] ^= 4;
+        let mut records = Records::new(Idle { begin, heartbeat: stream()?.split_off(60) });
+        records.patience = Duration::ZERO;
+        let header = records.header()?.ok_or_else(cut)?;
+        let refused = records.payload(&header).map(<[u8]>::len);
+        assert!(refused.is_err_and(|e| e.to_string().contains("damaged on the way")), "{} bytes", header.size);
         Ok(())
     }
 
