@@ -22,7 +22,7 @@ const BUSY: Duration = Duration::from_millis(500);
 /// Pause where they are.
 const REST: Duration = Duration::from_secs(1);
 /// How long a checkpoint may wait for the disk.
-const CHECKPOINT_ENDS: Duration = Duration::from_secs(1);
+pub(super) const CHECKPOINT_ENDS: Duration = Duration::from_secs(1);
 /// After so many commits that were found and not told of, nothing is believed to be told.
 const UNTOLD: u32 = 3;
 

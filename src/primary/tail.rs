@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::Primary;
 use super::core::Core;
 use super::history::Reserve;
-use super::rest::{Rest, Scene};
+use super::rest::{CHECKPOINT_ENDS, Rest, Scene};
 use crate::base::{FrameNo, Position, Result};
 use crate::format::wal::frame_offset;
 use crate::sqlite::{Connection, Doorbell, guarded, spawn};
@@ -33,9 +33,8 @@ const UNWATCHED: Duration = Duration::from_millis(100);
 const LEFT_ALONE: Duration = Duration::from_millis(5);
 /// How soon after its checkpoint a writer that does not pause has made its next commit.
 const GOES_ON: Duration = Duration::from_millis(1);
-/// How long a writer's checkpoint is waited for to begin, and to end, to let the WAL be restarted right after.
+/// How long a writer's checkpoint is waited for to begin, to let the WAL be restarted right after its end.
 const CHECKPOINT_BEGINS: Duration = Duration::from_millis(10);
-const CHECKPOINT_ENDS: Duration = Duration::from_secs(1);
 /// The position in the sidecar follows that of the database when no commit has come for this long, which the file system
 /// could delay, or at the latest after that long.
 const SHOW_WHEN_QUIET: Duration = Duration::from_millis(20);
