@@ -123,20 +123,25 @@ impl Tail {
 
     /// Lets commits gather; but a checkpoint that may come any moment must not be slept through.
     fn gather(&self, time: Duration) {
-        let (frames, due) = (self.frames, self.primary.options.checkpoint_frames);
-        if frames < due {
-            std::thread::sleep(if frames < due - due / 4 { time } else { GATHER });
+        if self.frames < self.primary.options.checkpoint_frames {
+            std::thread::sleep(if self.is_checkpoint_near(self.frames) { GATHER } else { time });
         }
     }
 
     fn scene(&self) -> Scene {
-        let (quiet, due) = (self.last_news.elapsed(), self.primary.options.checkpoint_frames);
+        let quiet = self.last_news.elapsed();
         Scene {
             quiet,
             is_backfilling: self.backfilling,
-            is_checkpoint_near: self.frames >= due - due / 4 && quiet < QUIET,
+            is_checkpoint_near: self.is_checkpoint_near(self.frames) && quiet < QUIET,
             chores: [SHOW_WHEN_QUIET, QUIET],
         }
+    }
+
+    /// Whether a WAL of so many frames is about as long as one that is checkpointed.
+    fn is_checkpoint_near(&self, frames: u32) -> bool {
+        let due = self.primary.options.checkpoint_frames;
+        frames >= due - due / 4
     }
 
     /// One look. How many commits were new.
@@ -178,7 +183,7 @@ impl Tail {
     /// by ourselves when they have no commit to make, or leave it to others.
     fn keep_wal_short(&mut self, frames: u32) -> Result<()> {
         let due = self.primary.options.checkpoint_frames;
-        if frames < due - due / 4 {
+        if !self.is_checkpoint_near(frames) {
             self.brake.unpin();
             self.next_checkpoint = 0;
             return Ok(());
