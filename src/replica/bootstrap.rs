@@ -10,6 +10,7 @@ use std::time::Duration;
 use super::stage::{check_page_one, mark, placeholder};
 use crate::base::{Error, Kind, PageSize, Pgno, Result};
 use crate::sqlite::{Connection, Exclusive, File, Writeback};
+use crate::store::{Checksums, Written};
 
 /// How long those who read the empty file are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -26,6 +27,7 @@ pub(super) struct Bootstrap<'c> {
     size: PageSize,
     read_only: bool,
     page_one: Option<Vec<u8>>,
+    written: Written,
     /// Up to where the file was written to, in bytes. Behind it are zeros, or nothing.
     end: u64,
     writeback: Writeback,
@@ -48,8 +50,17 @@ impl<'c> Bootstrap<'c> {
             )
         })?;
         let writeback = Writeback::of(connection.path());
-        let begun =
-            Bootstrap { file, size, read_only, page_one: None, end: 0, writeback, finished: false, _lock: lock };
+        let begun = Bootstrap {
+            file,
+            size,
+            read_only,
+            page_one: None,
+            written: Written::new(size),
+            end: 0,
+            writeback,
+            finished: false,
+            _lock: lock,
+        };
         file.truncate(0)?;
         file.write(0, &placeholder(size))?;
         // Before anything else is in the file.
@@ -59,6 +70,7 @@ impl<'c> Bootstrap<'c> {
 
     /// Writes `images`, the consecutive pages from `first` on. Zeros that nothing was written over yet stay a hole.
     pub fn write(&mut self, first: Pgno, images: &[u8]) -> Result<()> {
+        self.written.add(first, images)?;
         let (offset, rest) = match images.split_at_checked(self.size.bytes()) {
             Some((page_one, rest)) if first == Pgno::ONE => {
                 self.page_one = Some(page_one.to_vec());
@@ -75,8 +87,26 @@ impl<'c> Bootstrap<'c> {
         Ok(())
     }
 
-    /// Makes the database of `pages` pages whole and durable.
-    pub fn finish(mut self, pages: u32) -> Result<()> {
+    /// Makes the database of `pages` pages whole and durable, if the pages written sum up to `expected`. Returns their checksums.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if they do not, or if a page never came.
+    pub fn finish_checked(mut self, pages: u32, expected: Option<u64>) -> Result<Checksums> {
+        let checksums = std::mem::replace(&mut self.written, Written::new(self.size)).whole(pages)?;
+        match (expected, checksums.total()) {
+            (Some(expected), found) if found != Some(expected) => Err(not_as_sent(expected, found)),
+            _ => self.finish(pages).map(|()| checksums),
+        }
+    }
+
+    /// Makes the database of `pages` pages whole and durable, for a stream that does not say what they sum up to. Returns their
+    /// checksums, if each of them came.
+    pub fn finish_unchecked(mut self, pages: u32) -> Result<Option<Checksums>> {
+        let checksums = std::mem::replace(&mut self.written, Written::new(self.size)).whole(pages).ok();
+        self.finish(pages).map(|()| checksums)
+    }
+
+    fn finish(mut self, pages: u32) -> Result<()> {
         let Some(mut page_one) = self.page_one.take() else {
             return Err(Error::new(Kind::Corrupt, "stream: a new database without its page 1"));
         };
@@ -104,4 +134,11 @@ impl Drop for Bootstrap<'_> {
             log::warn!("emptying a replica that was not finished: {error}");
         }
     }
+}
+
+fn not_as_sent(expected: u64, found: Option<u64>) -> Error {
+    Error::corrupt(format!(
+        "stream: the pages that came sum up to {:016x}, and those of the upstream to {expected:016x}",
+        found.unwrap_or(0)
+    ))
 }

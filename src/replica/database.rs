@@ -1,6 +1,5 @@
 //! A database that commits are applied to, through its WAL.
 
-use std::collections::HashMap;
 use std::ffi::CStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -9,13 +8,12 @@ use super::stage::{
     DATABASE_HEADER, Stage, check_page_one, is_in_wal_mode, is_marked, is_placeholder, mark, move_schema_cookie,
 };
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
-use crate::format::checksum::PageChecksum;
 use crate::format::page_file::Mark;
 use crate::format::wal::frame_offset;
 use crate::format::walindex::Header;
 use crate::sqlite::{Connection, OpenMode, Writeback, random_bytes};
 use crate::store::{
-    self, Alone, Appended, Checksums, WalWriter, beside, read_checksums, read_page, restart, valid_state,
+    self, Alone, Appended, Changes, Checksums, WalWriter, beside, read_checksums, read_page, restart, valid_state,
 };
 
 /// The pause after a checkpoint that was not complete: so many times what it took, and twice that of the last time, but no longer.
@@ -52,24 +50,37 @@ pub(super) struct Database {
     writeback: Option<Writeback>,
     /// Whether a sync of the WAL failed, or may have before this was opened, so that the next one says nothing of what came before.
     unsynced: bool,
+    /// Whether this connection keeps the write lock, for a commit of which a part is in the WAL.
+    keeps_lock: bool,
+}
+
+/// A commit that readers see.
+pub(super) struct Shown {
+    /// Its last frame.
+    pub frame: FrameNo,
+    /// How many pages it has.
+    pub pages: u64,
 }
 
 /// The pages of one commit on their way into a [`Database`]: in memory, and what does not fit there in the WAL, unseen.
+///
+/// Once a page has come, at least one is in memory: the frame that carries the commit has a page of the commit to hold.
 pub(super) struct Pending {
     stage: Stage,
     appended: Option<Appended>,
-    sums: HashMap<Pgno, PageChecksum>,
+    /// The newest page 1 of the commit, if it has one.
+    page_one: Option<Vec<u8>>,
 }
 
 impl Pending {
     /// An empty commit. `read_only` says whether page 1 gets the mark.
     pub fn new(size: PageSize, read_only: bool) -> Pending {
-        Pending { stage: Stage::new(size, read_only), appended: None, sums: HashMap::new() }
+        Pending { stage: Stage::new(size, read_only), appended: None, page_one: None }
     }
 
     /// Whether nothing is in it.
     pub fn is_empty(&self) -> bool {
-        self.stage.len() == 0 && self.appended.is_none()
+        self.stage.len() == 0
     }
 
     /// Whether it has come to need more memory than a commit should.
@@ -77,14 +88,9 @@ impl Pending {
         self.appended.is_some() || self.stage.bytes() >= limits::STAGE_BYTES / 2
     }
 
-    /// Whether page `pgno` is in it.
-    pub fn has(&self, pgno: Pgno) -> bool {
-        self.sums.contains_key(&pgno)
-    }
-
-    /// Pages in memory.
-    pub fn len(&self) -> usize {
-        self.stage.len()
+    /// Whether page 1 is in it.
+    pub fn has_page_one(&self) -> bool {
+        self.page_one.is_some()
     }
 }
 
@@ -102,6 +108,7 @@ impl Database {
             checksums: None,
             writeback: None,
             unsynced: true,
+            keeps_lock: false,
         })
     }
 
@@ -159,85 +166,91 @@ impl Database {
     }
 
     /// Adds a page to a commit. `stop` is asked while waiting for a lock.
+    ///
+    /// What does not fit into memory goes to the WAL, and the write lock is kept from then on, as SQLite keeps it for a
+    /// transaction: without it a checkpoint that restarts the WAL would drop the frames. [`Database::commit`] gives it back, and
+    /// so does [`Database::abandon`].
     pub fn put(&mut self, pending: &mut Pending, pgno: Pgno, image: &[u8], stop: &dyn Fn() -> bool) -> Result<()> {
         if pgno == Pgno::ONE {
             check_page_one(image, pending.stage.page_size())?;
+            pending.page_one = Some(image.to_vec());
         }
-        pending.sums.insert(pgno, PageChecksum::of(pgno, image));
+        if pending.stage.is_full(limits::STAGE_BYTES) {
+            self.append(pending, stop)?;
+        }
         pending.stage.put(pgno, image);
-        if pending.stage.bytes() < limits::STAGE_BYTES {
-            return Ok(());
-        }
-        let writer = begin(&self.connection, pending.stage.page_size(), stop)?;
-        self.check_undisturbed(writer.header())?;
+        Ok(())
+    }
+
+    /// Moves the pages in memory to the WAL, where no reader sees them.
+    fn append(&mut self, pending: &mut Pending, stop: &dyn Fn() -> bool) -> Result<()> {
+        let writer = begin(&self.connection, pending.stage.page_size(), self.keeps_lock, stop)?;
+        self.keeps_lock = false;
+        check_undisturbed(&self.connection, &self.published, writer.header())?;
         let appended = match &mut pending.appended {
-            Some(appended) if writer.follows(appended) => appended,
-            Some(_) => return Err(disturbed(&self.connection)),
+            Some(appended) => appended,
             none => none.insert(writer.start()?),
         };
         writer.append(appended, pending.stage.pages())?;
+        writer.keep_lock();
+        self.keeps_lock = true;
         pending.stage.clear();
         Ok(())
     }
 
-    /// Ends a commit that leads to `pages` pages: all readers that start from now on see it. Returns its last frame.
-    /// When the database would not sum up to `expected` then, the commit is dropped.
+    /// Drops a commit that was not ended: gives back the write lock that it kept.
+    pub fn abandon(&mut self) {
+        if std::mem::take(&mut self.keeps_lock) {
+            // The guard gives it back.
+            let _ = WalWriter::give_back(&self.connection).inspect_err(|error| log::warn!("{error}"));
+        }
+    }
+
+    /// Ends a commit that leads to `pages` pages: all readers that start from now on see it.
+    ///
+    /// When the frames written would not make the database sum up to `expected`, the commit is dropped.
+    ///
+    /// # Errors
+    /// [`Kind::Diverged`] for that, and for a WAL that someone else wrote to; [`Kind::Busy`] if another has the write lock.
     pub fn commit(
         &mut self,
         mut pending: Pending,
         pages: u32,
         expected: Option<u64>,
         stop: &dyn Fn() -> bool,
-    ) -> Result<FrameNo> {
+    ) -> Result<Shown> {
         let size = pending.stage.page_size();
-        self.check_total(&pending.sums, pages, expected)?;
+        let mut writer = begin(&self.connection, size, std::mem::take(&mut self.keeps_lock), stop)?;
+        check_undisturbed(&self.connection, &self.published, writer.header())?;
+        let appended = pending.appended.take().map_or_else(|| writer.start(), Ok)?;
         pending.stage.cut(pages);
         if pending.stage.len() == 0 {
             // The commit needs a frame to be in, and page 1 is in every database.
-            pending.stage.put(Pgno::ONE, &self.page_one()?);
+            let page_one = pending.page_one.map_or_else(|| read_page(&self.connection, Pgno::ONE, size), Ok)?;
+            pending.stage.put(Pgno::ONE, &page_one);
         }
-        let mut writer = begin(&self.connection, size, stop)?;
-        self.check_undisturbed(writer.header())?;
-        let appended = match pending.appended.take() {
-            Some(appended) if writer.follows(&appended) => appended,
-            Some(_) => return Err(disturbed(&self.connection)),
-            None => writer.start()?,
+        let checksums = &self.checksums;
+        let check = |changes: &Changes, frames: u64| {
+            if expected.is_none() || checksums.is_none() {
+                check_growth(&self.connection, size, pages, frames)?;
+            }
+            check_total(&self.connection, checksums.as_ref(), changes, pages, expected)
         };
-        if expected.is_none() || self.checksums.is_none() {
-            let frames = appended.frames() + pending.stage.len() as u64;
-            check_growth(&self.connection, size, pages, frames)?;
-        }
-        let frame = writer.commit(appended, pending.stage.pages(), pages)?;
+        let changes = writer.commit(appended, pending.stage.pages(), pages, check)?;
+        let shown = Shown { frame: writer.header().last, pages: changes.len() as u64 };
         self.published = Some(*writer.header());
         let wal = || Writeback::of(&beside(self.connection.path(), "-wal"));
-        self.writeback.get_or_insert_with(wal).written(frame_offset(frame.next(), size));
+        self.writeback.get_or_insert_with(wal).written(frame_offset(shown.frame.next(), size));
         if let Some(checksums) = &mut self.checksums {
             checksums.resize(pages);
-            pending.sums.into_iter().for_each(|(pgno, checksum)| checksums.set(pgno, Some(checksum)));
+            changes.into_iter().for_each(|(pgno, checksum)| checksums.set(pgno, Some(checksum)));
         }
-        Ok(frame)
+        Ok(shown)
     }
 
     /// Fails unless the database sums up to `expected` as it is.
     pub fn check(&self, pages: u32, expected: Option<u64>) -> Result<()> {
-        self.check_total(&HashMap::new(), pages, expected)
-    }
-
-    fn check_total(&self, changes: &HashMap<Pgno, PageChecksum>, pages: u32, expected: Option<u64>) -> Result<()> {
-        let (Some(expected), Some(checksums)) = (expected, &self.checksums) else { return Ok(()) };
-        let changes = changes.iter().map(|(pgno, checksum)| (*pgno, *checksum));
-        let found = checksums.total_after(changes, pages);
-        if found == Some(expected) {
-            return Ok(());
-        }
-        Err(Error::new(
-            Kind::Diverged,
-            format!(
-                "litestream: {} would sum up to {:016x} with the next commit, and its upstream does to {expected:016x}",
-                self.connection.path().display(),
-                found.unwrap_or(0)
-            ),
-        ))
+        check_total(&self.connection, self.checksums.as_ref(), &Changes::new(), pages, expected)
     }
 
     /// What the pages sum up to, if that is known.
@@ -250,12 +263,16 @@ impl Database {
         self.checksums = checksums;
     }
 
-    /// What the pages sum up to. Reads every page unless that is known.
+    /// What the pages sum up to. Reads every page unless that is known; from then on another's write is noticed.
     pub fn read_checksums(&mut self) -> Result<&Checksums> {
         let size = self.page_size()?;
         match &mut self.checksums {
             Some(known) => Ok(known),
-            unknown => Ok(unknown.insert(read_checksums(&self.connection, size)?)),
+            unknown => {
+                let (checksums, header) = read_checksums(&self.connection, size)?;
+                self.published = Some(header);
+                Ok(unknown.insert(checksums))
+            }
         }
     }
 
@@ -360,7 +377,7 @@ impl Database {
 
     /// Writes the WAL once more. Frames that are not what was written fit in again then, with whatever pages they hold.
     pub fn mend_wal(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
-        let mut writer = begin(&self.connection, self.page_size()?, stop)?;
+        let mut writer = begin(&self.connection, self.page_size()?, false, stop)?;
         match writer.write_again() {
             Err(error) if error.kind() == Kind::Diverged => log::warn!("{error}"),
             other => return other,
@@ -372,7 +389,7 @@ impl Database {
     /// Writes the WAL once more if a sync of it failed, or may have.
     fn write_again(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
         if self.unsynced {
-            begin(&self.connection, self.page_size()?, stop)?.write_again()?;
+            begin(&self.connection, self.page_size()?, false, stop)?.write_again()?;
             self.unsynced = false;
         }
         Ok(())
@@ -393,30 +410,61 @@ impl Database {
     /// SQLite knows by the schema cookie alone that the schema it has in memory is old. The old primary may change its schema as
     /// often as this database will; connections that have it open would take either schema for the other's once it follows. So
     /// the cookie goes where nobody's counting leads.
-    pub fn make_writable(&mut self, stop: &dyn Fn() -> bool) -> Result<FrameNo> {
+    pub fn make_writable(&mut self, stop: &dyn Fn() -> bool) -> Result<()> {
         let size = self.page_size()?;
-        let mut page = self.page_one()?;
+        let mut writer = begin(&self.connection, size, false, stop)?;
+        let mut page = read_page(&self.connection, Pgno::ONE, size)?;
         mark(&mut page, false);
         let [a, b, c, _] = random_bytes();
         move_schema_cookie(&mut page, u32::from_be_bytes([0, a, b, c]) | 1 << 24);
-        let mut writer = begin(&self.connection, size, stop)?;
         let pages = store::pages(&self.connection, &valid_state(&self.connection)?, size)?;
         let appended = writer.start()?;
-        writer.commit(appended, [(Pgno::ONE, page.as_slice())].into_iter(), pages)
+        writer.commit(appended, [(Pgno::ONE, page.as_slice())].into_iter(), pages, |_, _| Ok(())).map(drop)
     }
 
     /// Fails if somebody else has written since a commit was last applied.
     pub fn check_unwritten(&self) -> Result<()> {
-        self.check_undisturbed(&valid_state(&self.connection)?.header)
+        check_undisturbed(&self.connection, &self.published, &valid_state(&self.connection)?.header)
     }
+}
 
-    /// Nobody else may write to a replica. Restarting its WAL or rebuilding its wal-index is no writing.
-    fn check_undisturbed(&self, now: &Header) -> Result<()> {
-        let Some(before) = &self.published else { return Ok(()) };
-        let same = now.last == before.last && now.frame_checksum == before.frame_checksum;
-        let restarted = now.last == FrameNo::ZERO && now.change == before.change;
-        if same || restarted { Ok(()) } else { Err(disturbed(&self.connection)) }
+impl Drop for Database {
+    /// SQLite keeps the locks of a connection that closes if the process has others to the same database.
+    fn drop(&mut self) {
+        self.abandon();
     }
+}
+
+/// Nobody else may write to a replica. Restarting its WAL or rebuilding its wal-index is no writing.
+fn check_undisturbed(connection: &Connection, published: &Option<Header>, now: &Header) -> Result<()> {
+    let Some(before) = published else { return Ok(()) };
+    let same = now.last == before.last && now.frame_checksum == before.frame_checksum;
+    let restarted = now.last == FrameNo::ZERO && now.change == before.change;
+    if same || restarted { Ok(()) } else { Err(disturbed(connection)) }
+}
+
+/// Fails unless a database of `pages` pages sums up to `expected` after `changes`. What is not known is not compared.
+fn check_total(
+    connection: &Connection,
+    checksums: Option<&Checksums>,
+    changes: &Changes,
+    pages: u32,
+    expected: Option<u64>,
+) -> Result<()> {
+    let (Some(expected), Some(checksums)) = (expected, checksums) else { return Ok(()) };
+    let changes = changes.iter().map(|(pgno, checksum)| (*pgno, *checksum));
+    let found = checksums.total_after(changes, pages);
+    if found == Some(expected) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Diverged,
+        format!(
+            "litestream: {} would sum up to {:016x} with the next commit, and its upstream does to {expected:016x}",
+            connection.path().display(),
+            found.unwrap_or(0)
+        ),
+    ))
 }
 
 /// Fails if a database would grow to `pages` pages by a WAL that has too few `frames` for that. SQLite takes it for damaged
@@ -434,8 +482,17 @@ fn check_growth(connection: &Connection, size: PageSize, pages: u32, frames: u64
     )))
 }
 
-/// Takes the write lock. Others hold it for moments only: a checkpoint that restarts the WAL, or one of us.
-fn begin<'c>(connection: &'c Connection, size: PageSize, stop: &dyn Fn() -> bool) -> Result<WalWriter<'c>> {
+/// Takes the write lock, or takes it over if it was kept. Others hold it for moments only: a checkpoint that restarts the
+/// WAL, or one of us.
+fn begin<'c>(
+    connection: &'c Connection,
+    size: PageSize,
+    is_kept: bool,
+    stop: &dyn Fn() -> bool,
+) -> Result<WalWriter<'c>> {
+    if is_kept {
+        return WalWriter::resume(connection, size);
+    }
     let deadline = Instant::now() + limits::LOCK_PATIENCE;
     loop {
         if let Some(writer) = WalWriter::try_begin(connection, size)? {
@@ -445,7 +502,10 @@ fn begin<'c>(connection: &'c Connection, size: PageSize, stop: &dyn Fn() -> bool
             let name = connection.path().display();
             return Err(Error::new(
                 Kind::Busy,
-                format!("litestream: {name} is locked by another writer; end its transaction"),
+                format!(
+                    "litestream: {name} is locked by another writer or checkpoint; end its transaction, or the readers \
+                     that the checkpoint waits for"
+                ),
             ));
         }
         std::thread::sleep(LOCK_POLL);

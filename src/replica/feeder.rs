@@ -224,13 +224,17 @@ impl<'p> Feeder<'p> {
         position: Position,
         time: Option<i64>,
     ) -> Result<()> {
-        let count = pending.len() as u64;
         self.belong()?;
         if self.replaces {
             self.sidecar.forget_position()?;
             self.durable = None;
         }
-        self.write(|database, stop| database.commit(pending, pages, expected, stop).map(drop), position, time)?;
+        let mut count = 0;
+        let apply = |database: &mut Database, stop: &dyn Fn() -> bool| {
+            count = database.commit(pending, pages, expected, stop)?.pages;
+            Ok(())
+        };
+        self.write(apply, position, time)?;
         self.mended(count, position);
         self.arrive(position, time, 1, count);
         let relay = self.relay;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 use std::path::Path;
 
-use super::database::{Content, Database, Pending};
+use super::database::{Content, Database, Pending, Shown};
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
 use crate::format::lz4;
 use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, FrameHeader};
@@ -77,6 +77,7 @@ impl ManualApply {
     /// Forgets what is staged.
     fn forget(&mut self) {
         self.staged = Pending::new(self.size, true);
+        self.database.abandon();
         self.frames = 0;
     }
 
@@ -141,7 +142,7 @@ impl ManualApply {
         let staged = std::mem::replace(&mut self.staged, Pending::new(self.size, true));
         self.frames = 0;
         self.database.forget_published();
-        let FrameNo(frame) = self.database.commit(staged, pages, None, &|| false)?;
+        let Shown { frame: FrameNo(frame), .. } = self.database.commit(staged, pages, None, &|| false)?;
         self.database.keep_wal_short(&mut || Ok(()))?;
         Ok(frame)
     }

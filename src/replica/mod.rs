@@ -8,7 +8,6 @@
 //! becomes visible to all readers in one step.
 
 mod bootstrap;
-mod coverage;
 mod database;
 mod feeder;
 mod follower;

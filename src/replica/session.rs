@@ -1,17 +1,14 @@
 //! A stream of version 2: pages and commits.
 
-use std::collections::HashMap;
 use std::io::Read;
 
-use super::coverage::Coverage;
 use super::database::Pending;
 use super::feeder::{Feeder, Until};
 use super::records::Records;
-use crate::base::{Error, Kind, PageSize, Pgno, Position, Result};
-use crate::format::checksum::PageChecksum;
+use crate::base::{Error, Kind, PageSize, Position, Result};
 use crate::format::compression::Compression;
 use crate::format::record::{Begin, Commit, Pages, Type, decode_heartbeat};
-use crate::store::Checksums;
+use crate::store::Coverage;
 
 /// Applies a stream to a replica until it ends or fails, or as `until` says.
 pub(super) fn run(
@@ -53,7 +50,6 @@ fn read_begin<R: Read>(records: &mut Records<R>) -> Result<(Position, Begin)> {
 /// Writes the first catch-up straight into the file.
 fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Begin) -> Result<()> {
     let mut file = feeder.bootstrap(begin.page_size)?;
-    let mut come = Come::new(begin.page_size);
     let (position, commit) = loop {
         if (feeder.stop)() {
             return Err(ended());
@@ -64,7 +60,6 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
                 let pages = Pages::decode(records.payload(&header)?, begin.page_size)?;
                 for run in pages.runs() {
                     let (first, images) = run?;
-                    come.add(first, images)?;
                     feeder.progress.arrived((images.len() / begin.page_size.bytes()) as u64);
                     file.write(first, images)?;
                 }
@@ -78,73 +73,21 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
         }
         feeder.count(records.bytes);
     };
-    let checksums = come.whole(commit.pages)?;
-    match (expected(&commit), checksums.total()) {
-        (Some(expected), found) if found != Some(expected) => {
+    let finished = file.finish_checked(commit.pages, expected(&commit));
+    let checksums = finished.inspect_err(|error| {
+        if error.kind() == Kind::Corrupt {
             feeder.progress.failed_verification();
-            return Err(not_as_sent(expected, found));
         }
-        _ => file.finish(commit.pages)?,
-    }
+    })?;
     log::info!("new replica at {position}: {} pages", commit.pages);
     feeder.made(position, Some(commit.time), commit.pages, Some(checksums))?;
     feeder.count(records.bytes);
     Ok(())
 }
 
-/// What has come of a new database.
-struct Come {
-    size: PageSize,
-    coverage: Coverage,
-    /// Of the pages up to which all have come.
-    checksums: Checksums,
-    /// Of the others.
-    ahead: HashMap<Pgno, PageChecksum>,
-}
-
-impl Come {
-    fn new(size: PageSize) -> Come {
-        Come { size, coverage: Coverage::new(size), checksums: Checksums::new(0, size), ahead: HashMap::new() }
-    }
-
-    /// Notes what the consecutive pages from `first` on sum up to.
-    fn add(&mut self, first: Pgno, images: &[u8]) -> Result<()> {
-        for (n, image) in (u64::from(first.get())..).zip(images.chunks_exact(self.size.bytes())) {
-            let pgno = Pgno::new(u32::try_from(n).unwrap_or(0))?;
-            let checksum = PageChecksum::of(pgno, image);
-            self.coverage.add(pgno);
-            if pgno.get() > self.coverage.whole() {
-                self.ahead.insert(pgno, checksum);
-                continue;
-            }
-            if self.checksums.pages() < pgno.get() {
-                self.checksums.resize(pgno.get());
-            }
-            self.checksums.set(pgno, Some(checksum));
-            self.ahead.remove(&pgno);
-        }
-        Ok(())
-    }
-
-    /// The checksums of a database of `pages` pages, if it is all there.
-    fn whole(mut self, pages: u32) -> Result<Checksums> {
-        self.coverage.check(pages)?;
-        self.checksums.resize(pages);
-        self.ahead.into_iter().for_each(|(pgno, checksum)| self.checksums.set(pgno, Some(checksum)));
-        Ok(self.checksums)
-    }
-}
-
 /// What the database must sum up to after a commit; none when its sender does not say.
 fn expected(commit: &Commit) -> Option<u64> {
     Some(commit.checksum).filter(|checksum| *checksum != 0)
-}
-
-fn not_as_sent(expected: u64, found: Option<u64>) -> Error {
-    Error::corrupt(format!(
-        "stream: the pages that came sum up to {:016x}, and those of the upstream to {expected:016x}",
-        found.unwrap_or(0)
-    ))
 }
 
 /// Where the stream is within a commit.

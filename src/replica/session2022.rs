@@ -19,6 +19,7 @@ use crate::format::lz4;
 use crate::format::record::{Header, Type};
 use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, FrameHeader};
 use crate::sqlite::spawn;
+use crate::store::Checksums;
 
 /// How long the stream must pause before a snapshot counts as followed by all there is.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -43,8 +44,8 @@ pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Op
     feeder.adopt(first.position.generation, snapshot)?;
     let mut log = Log::new(size, first.position.generation, if snapshot { None } else { feeder.position() });
     if new {
-        let (position, pages) = bootstrap(feeder, &mut log, &mut records, &first)?;
-        feeder.made(position, None, pages, None)?;
+        let (position, pages, checksums) = bootstrap(feeder, &mut log, &mut records, &first)?;
+        feeder.made(position, None, pages, checksums)?;
     }
     let mut session = Session { log, pending: feeder.pending(size)?, reached: None, from_snapshot: None };
     match (new, snapshot) {
@@ -106,7 +107,7 @@ fn bootstrap(
     log: &mut Log,
     records: &mut Records<Pump>,
     snapshot: &Header,
-) -> Result<(Position, u32)> {
+) -> Result<(Position, u32, Option<Checksums>)> {
     let mut file = feeder.bootstrap(log.size)?;
     read_snapshot(records, snapshot, log.size, |first, images| file.write(first, images))?;
     let mut pages = (snapshot.size / u64::from(log.size.get())) as u32;
@@ -126,8 +127,8 @@ fn bootstrap(
         }
         position = log.position(header.position);
     }
-    file.finish(pages)?;
-    Ok((position, pages))
+    let checksums = file.finish_unchecked(pages)?;
+    Ok((position, pages, checksums))
 }
 
 /// Where a stream is.

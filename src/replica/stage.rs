@@ -42,6 +42,11 @@ impl Stage {
         Stage { size, read_only, slots: HashMap::new(), order: Vec::new(), images: Vec::new() }
     }
 
+    /// Whether another page makes it larger than `bytes`.
+    pub fn is_full(&self, bytes: usize) -> bool {
+        !self.order.is_empty() && self.images.len() + self.size.bytes() > bytes
+    }
+
     /// Adds a page, in place of an older version of it.
     pub fn put(&mut self, pgno: Pgno, image: &[u8]) {
         let bytes = self.size.bytes();

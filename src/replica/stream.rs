@@ -11,7 +11,10 @@ pub(super) fn run(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) ->
     loop {
         let opened = upstream.open(feeder.have()?);
         let is_open = opened.is_ok();
-        match opened.and_then(|opened| apply(feeder, opened, until)) {
+        let ended = opened.and_then(|opened| apply(feeder, opened, until));
+        // A commit that the stream did not end.
+        feeder.database.abandon();
+        match ended {
             Err(error) if error.kind() == Kind::Diverged => {
                 log::warn!("{error}");
                 // An upstream that does not know the position has not seen the content.

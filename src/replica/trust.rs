@@ -80,7 +80,7 @@ impl Feeder<'_> {
     /// Adds page 1 to a commit that takes a database over as it is, if only the read-only mark of it is not as it should be:
     /// checksums do not tell.
     pub fn add_mark(&mut self, pending: &mut Pending) -> Result<()> {
-        if !self.replaces || self.database.is_read_only()? == self.read_only() || pending.has(Pgno::ONE) {
+        if !self.replaces || self.database.is_read_only()? == self.read_only() || pending.has_page_one() {
             return Ok(());
         }
         let page_one = self.database.page_one()?;

@@ -13,13 +13,14 @@ use crate::store::{Checksums, Sidecar, page_size, read_checksums};
 pub fn verify(path: &Path, vfs: &CStr, upstream: &dyn Upstream, position: Option<Position>) -> Result<Compared> {
     let connection = Connection::open(path, vfs, OpenMode::Existing)?;
     let size = page_size(&connection)?;
-    upstream.compare(&PageSums::of(&read_checksums(&connection, size)?, size), position)
+    let (checksums, _) = read_checksums(&connection, size)?;
+    upstream.compare(&PageSums::of(&checksums, size), position)
 }
 
 /// Reads every page of the database at `path`, for its checksums.
 pub fn checksums(path: &Path, vfs: &CStr) -> Result<Checksums> {
     let connection = Connection::open(path, vfs, OpenMode::Existing)?;
-    read_checksums(&connection, page_size(&connection)?)
+    read_checksums(&connection, page_size(&connection)?).map(|(checksums, _)| checksums)
 }
 
 /// Has the next pull or follow compare the replica at `path` page by page, whatever its position. Fails while somebody feeds it.

@@ -98,6 +98,11 @@ impl<'c> WalIndex<'c> {
         }
     }
 
+    /// The guard of `n` locks from number `first` on that this connection took and kept ([`Held::keep`]).
+    pub fn held(&self, first: i32, n: i32) -> Held<'c> {
+        Held { file: self.file, first, n }
+    }
+
     /// Takes lock number `slot` until it is given back or the connection closes. False when somebody else is in the way.
     ///
     /// The connection's pager does not know of it: the connection must not need that lock for a transaction meanwhile.
@@ -172,6 +177,13 @@ pub struct Held<'c> {
     file: File<'c>,
     first: i32,
     n: i32,
+}
+
+impl Held<'_> {
+    /// Keeps the locks beyond the guard: until [`WalIndex::held`] makes another one.
+    pub fn keep(self) {
+        std::mem::forget(self);
+    }
 }
 
 impl Drop for Held<'_> {

@@ -4,6 +4,7 @@ use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::{self, ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
+use super::Written;
 use super::lookup::{page_size, read_all};
 use super::sidecar::{beside, sync_folder_of};
 use crate::base::{Error, Kind, PageSize, Pgno, Result};
@@ -17,16 +18,18 @@ const VERSIONS: (usize, [u8; 2]) = (18, [2, 2]);
 pub struct Copy {
     file: File,
     size: PageSize,
+    written: Written,
 }
 
 impl Copy {
     /// A copy with pages of `size` into a file that is empty.
     pub fn new(file: File, size: PageSize) -> Copy {
-        Copy { file, size }
+        Copy { file, size, written: Written::new(size) }
     }
 
     /// Writes the consecutive pages from `first` on.
     pub fn write(&mut self, first: Pgno, images: &[u8]) -> Result<()> {
+        self.written.add(first, images)?;
         self.put(first.file_offset(self.size), images)?;
         if first == Pgno::ONE {
             self.put(VERSIONS.0 as u64, &VERSIONS.1)?;
@@ -35,7 +38,17 @@ impl Copy {
     }
 
     /// Gives the file the size of a database of `pages` pages, and returns it.
-    pub fn finish(self, pages: u32) -> Result<File> {
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if a page was not written, or the pages do not sum up to `expected`.
+    pub fn finish(self, pages: u32, expected: Option<u64>) -> Result<File> {
+        let found = self.written.whole(pages)?.total();
+        if expected.is_some() && found != expected {
+            let [found, expected] = [found, expected].map(Option::unwrap_or_default);
+            return Err(Error::corrupt(format!(
+                "litestream: a copy of the database sums up to {found:016x}, and the database to {expected:016x}"
+            )));
+        }
         let done = self.file.set_len(u64::from(pages) * u64::from(self.size.get()));
         done.map(|()| self.file).map_err(|e| Error::io("litestream: writing a copy of the database", &e))
     }
@@ -50,8 +63,8 @@ impl Copy {
 pub fn copy(connection: &Connection, file: File) -> Result<File> {
     let size = page_size(connection)?;
     let mut copy = Copy::new(file, size);
-    let pages = read_all(connection, size, |first, images| copy.write(first, images))?;
-    copy.finish(pages)
+    let (pages, _) = read_all(connection, size, |first, images| copy.write(first, images))?;
+    copy.finish(pages, None)
 }
 
 /// A file that comes to be under its name when it is whole, and is gone if it never is.

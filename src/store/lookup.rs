@@ -5,6 +5,7 @@ use super::walindex::{self, State};
 use crate::base::{Error, FrameNo, PageSize, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::wal::{FRAME_HEADER_SIZE, frame_offset};
+use crate::format::walindex::Header;
 use crate::sqlite::Connection;
 
 /// Where a database says how large its pages are, in 2 bytes, big-endian
@@ -23,10 +24,10 @@ pub fn read_page(connection: &Connection, pgno: Pgno, size: PageSize) -> Result<
     })
 }
 
-/// Reads all pages as the newest commit has them, for their checksums.
-pub fn read_checksums(connection: &Connection, size: PageSize) -> Result<Checksums> {
+/// Reads all pages as the newest commit has them, for their checksums. Returns the wal-index header of that commit, too.
+pub fn read_checksums(connection: &Connection, size: PageSize) -> Result<(Checksums, Header)> {
     let mut checksums = Checksums::new(0, size);
-    let pages = read_all(connection, size, |first, images| {
+    let (pages, header) = read_all(connection, size, |first, images| {
         for (n, image) in (first.get()..).zip(images.chunks_exact(size.bytes())) {
             let pgno = Pgno::new(n)?;
             checksums.resize(checksums.pages().max(n));
@@ -35,16 +36,16 @@ pub fn read_checksums(connection: &Connection, size: PageSize) -> Result<Checksu
         Ok(())
     })?;
     checksums.resize(pages);
-    Ok(checksums)
+    Ok((checksums, header))
 }
 
 /// Reads all pages as the newest commit has them, in one read transaction. `take` gets consecutive ones, the number of the first
-/// and the images. Returns how many there are.
+/// and the images. Returns how many there are, and the wal-index header of that commit.
 pub(super) fn read_all(
     connection: &Connection,
     size: PageSize,
     mut take: impl FnMut(Pgno, &[u8]) -> Result<()>,
-) -> Result<u32> {
+) -> Result<(u32, Header)> {
     pinned(connection, |state| {
         let pages = pages(connection, &state, size)?;
         let mut images = vec![0; limits::CHUNK_BYTES.max(size.bytes())];
@@ -59,7 +60,7 @@ pub(super) fn read_all(
             }
             take(Pgno::new(first)?, images.get(..read).unwrap_or_default())?;
         }
-        Ok(pages)
+        Ok((pages, state.header))
     })
 }
 

@@ -3,6 +3,7 @@
 mod alone;
 mod checksums;
 mod copy;
+mod coverage;
 mod log_reader;
 mod lookup;
 mod page_file;
@@ -10,9 +11,11 @@ mod sidecar;
 mod walindex;
 mod watch;
 mod writer;
+mod written;
 
 pub use alone::Alone;
 pub use checksums::Checksums;
+pub use coverage::Coverage;
 pub use copy::{Copy, NewFile, check_target, copy};
 pub use log_reader::{LogFile, LoggedFrame};
 pub use lookup::{page_size, pages, read_checksums, read_page};
@@ -20,4 +23,5 @@ pub use page_file::Entry;
 pub use sidecar::{Sidecar, SidecarLock, beside};
 pub use walindex::{State, newest_frame, page_of, state, valid_state};
 pub use watch::Watch;
-pub use writer::{Appended, WalWriter, restart};
+pub use writer::{Appended, Changes, WalWriter, restart};
+pub use written::Written;

@@ -3,7 +3,7 @@
 use crate::base::{Error, FrameNo, Pgno, Result};
 use crate::format::walindex::{
     AT_BACKFILL, AT_BACKFILL_ATTEMPTED, AT_HASH, AT_READ_MARKS, AT_SECOND_HEADER, Header, MARK_UNUSED, Place,
-    READ_MARKS, SLOTS, entries_start, first_slot, next_slot,
+    READ_MARKS, SLOTS, entries_start, first_slot, lock, next_slot,
 };
 use crate::sqlite::{Connection, WalIndex};
 
@@ -81,6 +81,24 @@ pub fn forget_backfill(index: &WalIndex) -> Result<()> {
     for mark in 2..READ_MARKS {
         index.set_word(0, AT_READ_MARKS + mark * 4, MARK_UNUSED)?;
     }
+    Ok(())
+}
+
+/// Sees to it that there is a read mark for readers that may not write the wal-index: they share one that a reader set
+/// before them, and fail without one. `last` is the last committed frame. Under the write lock only.
+pub fn offer_read_mark(index: &WalIndex, last: FrameNo) -> Result<()> {
+    let at = |mark: usize| AT_READ_MARKS + mark * 4;
+    for mark in 1..READ_MARKS {
+        if index.word(0, at(mark))? <= last.0 {
+            return Ok(());
+        }
+    }
+    for mark in 1..READ_MARKS {
+        if let Some(_lock) = index.try_lock(lock::read(mark as i32), 1)? {
+            return index.set_word(0, at(mark), last.0);
+        }
+    }
+    // Readers hold all four, and so have set them.
     Ok(())
 }
 

@@ -4,29 +4,29 @@
 //! the WAL file, page numbers to the wal-index, and one change of the wal-index header shows the transaction to every
 //! reader that starts from then on (<https://www.sqlite.org/walformat.html>).
 
+use std::collections::HashMap;
+
 use byteorder::{ByteOrder, LittleEndian};
 
 use super::walindex::{self, State};
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
+use crate::format::checksum::PageChecksum;
 use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZE, Salts, WordOrder};
 use crate::format::walindex::{Header, READ_MARKS, lock};
 use crate::sqlite::{Connection, Held, WalIndex, random_bytes};
 
-/// Frames written after the last commit that no reader can see yet. They stay until they are committed by
-/// [`WalWriter::commit`], or are overwritten by whatever is written next.
+/// A transaction on its way into the WAL: frames after the last commit that no reader can see yet. They stay until they are
+/// committed by [`WalWriter::commit`], or are overwritten by whatever is written next.
 pub struct Appended {
     before: Header,
     after: Header,
     chain: Chain,
-    pages: Vec<Pgno>,
+    frames: Vec<Pgno>,
+    changes: Changes,
 }
 
-impl Appended {
-    /// Frames in the WAL, with these.
-    pub fn frames(&self) -> u64 {
-        u64::from(self.before.last.0) + self.pages.len() as u64
-    }
-}
+/// The checksum of each page of a transaction, computed from the page's last frame as that frame was written.
+pub type Changes = HashMap<Pgno, PageChecksum>;
 
 /// The right to append to the WAL: holds the write lock until dropped.
 pub struct WalWriter<'c> {
@@ -34,7 +34,13 @@ pub struct WalWriter<'c> {
     index: WalIndex<'c>,
     page_size: PageSize,
     header: Header,
-    _lock: Held<'c>,
+    lock: Held<'c>,
+}
+
+/// Frames that are encoded and not yet in the file.
+struct Encoded {
+    at: u64,
+    bytes: Vec<u8>,
 }
 
 impl<'c> WalWriter<'c> {
@@ -49,9 +55,36 @@ impl<'c> WalWriter<'c> {
             let Some(lock) = index.try_lock(lock::WRITE, 1)? else { return Ok(None) };
             if let Some(State { header, .. }) = walindex::state(&index)? {
                 check_page_size(connection, &header, page_size)?;
-                return Ok(Some(WalWriter { connection, index, page_size, header, _lock: lock }));
+                return Ok(Some(WalWriter { connection, index, page_size, header, lock }));
             }
         }
+    }
+
+    /// Ends the use of this writer and keeps the write lock, until [`WalWriter::resume`] takes it over.
+    pub fn keep_lock(self) {
+        self.lock.keep();
+    }
+
+    /// Takes over the write lock that [`WalWriter::keep_lock`] left with `connection`.
+    ///
+    /// # Errors
+    /// [`Kind::Corrupt`] if the wal-index became invalid under the lock.
+    pub fn resume(connection: &'c Connection, page_size: PageSize) -> Result<WalWriter<'c>> {
+        let index = connection.wal_index()?;
+        let lock = index.held(lock::WRITE, 1);
+        match walindex::state(&index)? {
+            Some(State { header, .. }) => Ok(WalWriter { connection, index, page_size, header, lock }),
+            None => Err(Error::corrupt(format!(
+                "litestream: {}: the wal-index became invalid during a transaction; is something else writing to the \
+                 -shm file?",
+                connection.path().display()
+            ))),
+        }
+    }
+
+    /// Gives back the write lock that [`WalWriter::keep_lock`] left with `connection`.
+    pub fn give_back(connection: &Connection) -> Result<()> {
+        connection.wal_index().map(|index| drop(index.held(lock::WRITE, 1)))
     }
 
     /// The last commit.
@@ -113,42 +146,53 @@ impl<'c> WalWriter<'c> {
     /// Starts a transaction after the last commit.
     pub fn start(&self) -> Result<Appended> {
         let before = self.header;
-        if before.last > FrameNo::ZERO {
-            let chain = Chain::resume(before.order, before.salts, before.frame_checksum);
-            return Ok(Appended { before, after: before, chain, pages: Vec::new() });
-        }
-        let header = self.write_wal_header()?;
-        let after = Header { order: header.order, salts: header.salts, page_size: Some(self.page_size), ..before };
-        Ok(Appended { before, after, chain: Chain::start(&header), pages: Vec::new() })
+        let (after, chain) = if before.last > FrameNo::ZERO {
+            (before, Chain::resume(before.order, before.salts, before.frame_checksum))
+        } else {
+            let header = self.write_wal_header()?;
+            let after = Header { order: header.order, salts: header.salts, page_size: Some(self.page_size), ..before };
+            (after, Chain::start(&header))
+        };
+        Ok(Appended { before, after, chain, frames: Vec::new(), changes: Changes::new() })
     }
 
-    /// Whether `appended` still follows the last commit: nobody has written or restarted the WAL since.
-    pub fn follows(&self, appended: &Appended) -> bool {
-        appended.before == self.header
-    }
-
-    /// Writes frames that stay invisible.
+    /// Writes frames that stay invisible. The lock must be kept until the transaction ends: nothing else keeps others from
+    /// overwriting them.
     pub fn append<'p>(&self, to: &mut Appended, pages: impl Iterator<Item = (Pgno, &'p [u8])>) -> Result<()> {
-        self.write_frames(to, pages, |_| 0)
+        let rest = self.encode(to, pages, |_| 0)?;
+        self.connection.wal()?.write(rest.at, &rest.bytes)
     }
 
     /// Writes the last frames of a transaction and shows it to all readers. `size` is the database size it leads to, in pages.
     ///
+    /// `check` decides whether the transaction takes place. It gets the checksum of every page as its last frame has it, and the
+    /// number of frames that the WAL will have. All frames but those of the last write are in the file by then, and nothing is
+    /// added, dropped or replaced after it. The frame that carries the commit is written only when `check` agrees: recovery
+    /// never finds a transaction that was refused.
+    ///
     /// At least one page must be given; the last of them carries the commit.
+    ///
+    /// # Errors
+    /// The error of `check`, of the storage, or [`Kind::Internal`] without a page. No reader sees anything of the transaction.
     pub fn commit<'p>(
         &mut self,
         mut to: Appended,
         pages: impl ExactSizeIterator<Item = (Pgno, &'p [u8])>,
         size: u32,
-    ) -> Result<FrameNo> {
+        check: impl FnOnce(&Changes, u64) -> Result<()>,
+    ) -> Result<Changes> {
         let Some(last) = pages.len().checked_sub(1) else {
             return Err(Error::new(Kind::Internal, "litestream: a commit without a page"));
         };
-        self.write_frames(&mut to, pages, |i| if i == last { size } else { 0 })?;
-        let first = self.header.last;
-        walindex::remove_after(&self.index, first)?;
-        let mut frame = first;
-        for pgno in &to.pages {
+        if to.before != self.header {
+            return Err(Error::new(Kind::Internal, "litestream: a commit that does not follow the last one"));
+        }
+        let rest = self.encode(&mut to, pages, |i| if i == last { size } else { 0 })?;
+        check(&to.changes, u64::from(self.header.last.0) + to.frames.len() as u64)?;
+        self.connection.wal()?.write(rest.at, &rest.bytes)?;
+        let mut frame = self.header.last;
+        walindex::remove_after(&self.index, frame)?;
+        for pgno in &to.frames {
             frame = frame.next();
             walindex::enter(&self.index, frame, *pgno)?;
         }
@@ -160,38 +204,43 @@ impl<'c> WalWriter<'c> {
             frame_checksum: to.chain.checksum(),
             ..to.after
         };
+        // Before the header is published: what fails after that would deny a commit that readers see.
+        walindex::offer_read_mark(&self.index, frame)?;
         self.index.barrier();
         walindex::publish(&self.index, &header)?;
         self.header = header;
-        Ok(frame)
+        Ok(to.changes)
     }
 
-    fn write_frames<'p>(
+    /// Encodes one frame for each page, and writes all but the last of them, which are at most one chunk.
+    fn encode<'p>(
         &self,
         to: &mut Appended,
         pages: impl Iterator<Item = (Pgno, &'p [u8])>,
         commit: impl Fn(usize) -> u32,
-    ) -> Result<()> {
+    ) -> Result<Encoded> {
         let log = self.connection.wal()?;
-        let mut buffer = Vec::new();
-        let mut at = self.offset_after(to);
+        let mut rest = Encoded { at: self.offset_after(to), bytes: Vec::new() };
         for (i, (pgno, page)) in pages.enumerate() {
             if page.len() != self.page_size.bytes() {
                 return Err(Error::new(Kind::Internal, format!("litestream: a page of {} bytes", page.len())));
             }
-            to.chain.append(&mut buffer, pgno.get(), commit(i), page);
-            to.pages.push(pgno);
-            if buffer.len() >= limits::CHUNK_BYTES {
-                log.write(at, &buffer)?;
-                at += buffer.len() as u64;
-                buffer.clear();
+            if rest.bytes.len() >= limits::CHUNK_BYTES {
+                log.write(rest.at, &rest.bytes)?;
+                rest.at += rest.bytes.len() as u64;
+                rest.bytes.clear();
             }
+            let start = rest.bytes.len();
+            to.chain.append(&mut rest.bytes, pgno.get(), commit(i), page);
+            let written = rest.bytes.get(start + FRAME_HEADER_SIZE..).unwrap_or_default();
+            to.changes.insert(pgno, PageChecksum::of(pgno, written));
+            to.frames.push(pgno);
         }
-        if buffer.is_empty() { Ok(()) } else { log.write(at, &buffer) }
+        Ok(rest)
     }
 
     fn offset_after(&self, to: &Appended) -> u64 {
-        let frames = to.after.last.0.saturating_add(u32::try_from(to.pages.len()).unwrap_or(u32::MAX));
+        let frames = to.after.last.0.saturating_add(u32::try_from(to.frames.len()).unwrap_or(u32::MAX));
         wal::frame_offset(FrameNo(frames).next(), self.page_size)
     }
 

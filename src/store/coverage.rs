@@ -6,7 +6,7 @@ use crate::base::{Error, PageSize, Pgno, Result};
 
 /// A set of page numbers. It takes memory for pages that came before those in front of them, and for no others: a number alone
 /// asks for none.
-pub(super) struct Coverage {
+pub struct Coverage {
     lock_page: Pgno,
     /// All pages up to this one have come.
     whole: u32,
