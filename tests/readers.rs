@@ -6,7 +6,10 @@ mod support;
 
 use std::fs::File;
 use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
@@ -192,4 +195,41 @@ fn the_wal_is_started_anew_although_readers_never_pause() {
         assert!((commits.count() as u64) < COMMITS, "it was not, by {COMMITS} commits");
     });
     assert_same_pages(&temp.path("primary.db"), &path);
+}
+
+/// What a user who may read the files of a database, and write none of them, gets from it.
+fn as_another_user(database: &Path, sql: &str) -> Result<String, String> {
+    const NOBODY: u32 = 65534;
+    let mut command = Command::new("sqlite3");
+    command.arg("-batch").arg(database).arg(sql).uid(NOBODY).gid(NOBODY);
+    let output = command.output().expect("running sqlite3 as another user");
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end().to_string();
+    if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
+}
+
+#[test]
+fn a_user_who_may_only_read_the_files_reads_a_replica_after_each_commit() {
+    // Only root can become another user.
+    if !std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0) {
+        return eprintln!("left out: it takes root");
+    }
+    let temp = Temp::new();
+    let copied = temp.path("replica.db");
+    let (mut primary, url) = serving(&temp.path("primary.db"));
+    let mut replica = following(&copied, &url);
+    let count = "SELECT count(*) FROM t";
+    for rows in 2..6 {
+        primary.run("INSERT INTO t(x) VALUES ('more')");
+        catch_up(&mut primary, &mut replica);
+        assert_eq!(as_another_user(&copied, count), Ok(rows.to_string()));
+        // Puts the WAL into the database, and the next commit begins it anew.
+        assert_eq!(stock(&copied, "PRAGMA wal_checkpoint(TRUNCATE)"), "0|0|0");
+    }
+    drop(replica);
+    let mut replica = following(&copied, &url);
+    for rows in 6..8 {
+        primary.run("INSERT INTO t(x) VALUES ('more')");
+        catch_up(&mut primary, &mut replica);
+        assert_eq!(as_another_user(&copied, count), Ok(rows.to_string()), "after a restart of the replica");
+    }
 }
