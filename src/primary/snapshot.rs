@@ -113,7 +113,10 @@ impl Copying {
                 let Commit { pages, checksum, .. } = Commit::decode(header, payload)?;
                 let bytes = u64::from(pages) * u64::from(self.size.get());
                 let content = Content { position: header.position, checksum, bytes };
-                return copy.take().map(|copy| copy.finish(pages, Some(checksum)).map(|file| (content, file))).transpose();
+                return copy
+                    .take()
+                    .map(|copy| copy.finish(pages, Some(checksum)).map(|file| (content, file)))
+                    .transpose();
             }
             _ => {}
         }

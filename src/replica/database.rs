@@ -4,8 +4,10 @@ use std::ffi::CStr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::checks::{check_growth, check_total};
+use super::pending::Pending;
 use super::stage::{
-    DATABASE_HEADER, Stage, check_page_one, is_in_wal_mode, is_marked, is_placeholder, mark, move_schema_cookie,
+    DATABASE_HEADER, check_page_one, is_in_wal_mode, is_marked, is_placeholder, mark, move_schema_cookie,
 };
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
 use crate::format::page_file::Mark;
@@ -13,7 +15,7 @@ use crate::format::wal::frame_offset;
 use crate::format::walindex::Header;
 use crate::sqlite::{Connection, OpenMode, Writeback, random_bytes};
 use crate::store::{
-    self, Alone, Appended, Changes, Checksums, WalWriter, beside, read_checksums, read_page, restart, valid_state,
+    self, Alone, Changes, Checksums, WalWriter, beside, read_checksums, read_page, restart, valid_state,
 };
 
 /// The pause after a checkpoint that was not complete: so many times what it took, and twice that of the last time, but no longer.
@@ -60,38 +62,6 @@ pub(super) struct Shown {
     pub frame: FrameNo,
     /// How many pages it has.
     pub pages: u64,
-}
-
-/// The pages of one commit on their way into a [`Database`]: in memory, and what does not fit there in the WAL, unseen.
-///
-/// Once a page has come, at least one is in memory: the frame that carries the commit has a page of the commit to hold.
-pub(super) struct Pending {
-    stage: Stage,
-    appended: Option<Appended>,
-    /// The newest page 1 of the commit, if it has one.
-    page_one: Option<Vec<u8>>,
-}
-
-impl Pending {
-    /// An empty commit. `read_only` says whether page 1 gets the mark.
-    pub fn new(size: PageSize, read_only: bool) -> Pending {
-        Pending { stage: Stage::new(size, read_only), appended: None, page_one: None }
-    }
-
-    /// Whether nothing is in it.
-    pub fn is_empty(&self) -> bool {
-        self.stage.len() == 0
-    }
-
-    /// Whether it has come to need more memory than a commit should.
-    pub fn is_large(&self) -> bool {
-        self.appended.is_some() || self.stage.bytes() >= limits::STAGE_BYTES / 2
-    }
-
-    /// Whether page 1 is in it.
-    pub fn has_page_one(&self) -> bool {
-        self.page_one.is_some()
-    }
 }
 
 impl Database {
@@ -441,45 +411,6 @@ fn check_undisturbed(connection: &Connection, published: &Option<Header>, now: &
     let same = now.last == before.last && now.frame_checksum == before.frame_checksum;
     let restarted = now.last == FrameNo::ZERO && now.change == before.change;
     if same || restarted { Ok(()) } else { Err(disturbed(connection)) }
-}
-
-/// Fails unless a database of `pages` pages sums up to `expected` after `changes`. What is not known is not compared.
-fn check_total(
-    connection: &Connection,
-    checksums: Option<&Checksums>,
-    changes: &Changes,
-    pages: u32,
-    expected: Option<u64>,
-) -> Result<()> {
-    let (Some(expected), Some(checksums)) = (expected, checksums) else { return Ok(()) };
-    let changes = changes.iter().map(|(pgno, checksum)| (*pgno, *checksum));
-    let found = checksums.total_after(changes, pages);
-    if found == Some(expected) {
-        return Ok(());
-    }
-    Err(Error::new(
-        Kind::Diverged,
-        format!(
-            "litestream: {} would sum up to {:016x} with the next commit, and its upstream does to {expected:016x}",
-            connection.path().display(),
-            found.unwrap_or(0)
-        ),
-    ))
-}
-
-/// Fails if a database would grow to `pages` pages by a WAL that has too few `frames` for that. SQLite takes it for damaged
-/// then, and never gets that WAL into the database.
-fn check_growth(connection: &Connection, size: PageSize, pages: u32, frames: u64) -> Result<()> {
-    const SLACK: u64 = 65536;
-    let page = u64::from(size.get());
-    let most = (connection.database()?.size()? + SLACK) / page + frames;
-    if u64::from(pages) <= most {
-        return Ok(());
-    }
-    let name = connection.path().display();
-    Err(Error::corrupt(format!(
-        "litestream: {name}: a commit to {pages} pages, expected at most {most} with {frames} frames in the WAL"
-    )))
 }
 
 /// Takes the write lock, or takes it over if it was kept. Others hold it for moments only: a checkpoint that restarts the

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::Upstream;
 use super::bootstrap::Bootstrap;
-use super::database::{Content, Database, Pending};
+use super::database::{Content, Database};
+use super::pending::Pending;
 use super::relay::RelaySlot;
 use super::status::Progress;
 use super::trust::Doubted;

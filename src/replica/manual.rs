@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::ffi::CStr;
 use std::path::Path;
 
-use super::database::{Content, Database, Pending, Shown};
+use super::database::{Content, Database, Shown};
+use super::pending::Pending;
 use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
 use crate::format::lz4;
 use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, FrameHeader};

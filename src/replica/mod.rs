@@ -8,10 +8,12 @@
 //! becomes visible to all readers in one step.
 
 mod bootstrap;
+mod checks;
 mod database;
 mod feeder;
 mod follower;
 mod manual;
+mod pending;
 mod promote;
 mod records;
 mod relay;

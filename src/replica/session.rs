@@ -2,8 +2,8 @@
 
 use std::io::Read;
 
-use super::database::Pending;
 use super::feeder::{Feeder, Until};
+use super::pending::Pending;
 use super::records::Records;
 use crate::base::{Error, Kind, PageSize, Position, Result};
 use crate::format::compression::Compression;

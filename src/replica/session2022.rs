@@ -9,8 +9,8 @@ use std::io::Read;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
-use super::database::Pending;
 use super::feeder::{Feeder, Until};
+use super::pending::Pending;
 use super::records::Records;
 use super::session::unexpected;
 use super::status::State;

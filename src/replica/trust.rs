@@ -2,8 +2,8 @@
 
 use std::time::Instant;
 
-use super::database::Pending;
 use super::feeder::Feeder;
+use super::pending::Pending;
 use super::status::State;
 use super::upstream::{Have, PageSums};
 use crate::base::{Error, FrameNo, Pgno, Position, Result, limits};

@@ -15,8 +15,8 @@ mod written;
 
 pub use alone::Alone;
 pub use checksums::Checksums;
-pub use coverage::Coverage;
 pub use copy::{Copy, NewFile, check_target, copy};
+pub use coverage::Coverage;
 pub use log_reader::{LogFile, LoggedFrame};
 pub use lookup::{page_size, pages, read_checksums, read_page};
 pub use page_file::Entry;
