@@ -113,8 +113,9 @@ fn options_that_are_none_are_refused() {
         let error = victim.shell.refused(&format!("SELECT litestream_{call}('{url}', '{{\"over_write\": true}}')"));
         assert!(error.contains("over_write"), "{error}");
         let client = ["token", "token_file", "ca", "client_cert", "client_key"];
-        for known in
-            ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "compression"].iter().chain(&client)
+        for known in ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "audit_ms", "compression"]
+            .iter()
+            .chain(&client)
         {
             assert!(error.contains(known), "'{known}' is not listed: {error}");
         }

@@ -81,3 +81,6 @@ pub const RETRY_MAX: Duration = Duration::from_secs(5);
 
 /// How long a lock of SQLite's that others hold for moments is tried for.
 pub const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the audit of a replica takes for all of its pages.
+pub const AUDIT: Duration = Duration::from_secs(3600);

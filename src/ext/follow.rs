@@ -17,8 +17,8 @@ use crate::sqlite::{Call, Host, Output};
 
 const PULL: &str = "litestream_pull";
 const FOLLOW: &str = "litestream_follow";
-const OPTIONS: [&str; 7] =
-    ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "compression", "progress"];
+const OPTIONS: [&str; 8] =
+    ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "audit_ms", "compression", "progress"];
 
 /// Catches up with the upstream once. Returns the position.
 pub fn pull(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
@@ -119,6 +119,7 @@ impl Asked {
             writable: given.flag("writable")?,
             silence: given.milliseconds("timeout_ms", defaults.silence)?,
             checkpoint_frames: given.frames("checkpoint_frames", defaults.checkpoint_frames)?,
+            audit: given.milliseconds("audit_ms", defaults.audit)?,
         };
         // Between processes of one machine, compressing takes longer than sending.
         let compression = if url.is_loopback() { Compression::None } else { Compression::Lz4 };

@@ -43,7 +43,7 @@ pub const TOKENS: [&str; 2] = ["token", "token_file"];
 const LEAST_HEAD: u64 = 1 << 10;
 
 /// All of them, in the order of the manual. `schema` is none: it says which database a call is about.
-pub const SETTINGS: [Setting; 27] = [
+pub const SETTINGS: [Setting; 28] = [
     Setting::of("addr", Form::Address, || Output::Null),
     Setting::of("upstream", Form::Upstream, || Output::Null),
     Setting::of("token", Form::Tokens, || Output::Null),
@@ -66,6 +66,7 @@ pub const SETTINGS: [Setting; 27] = [
     Setting::of("overwrite", Form::Flag, || "false".into()),
     Setting::of("writable", Form::Flag, || "false".into()),
     Setting::of("timeout_ms", Form::Number(1), || milliseconds(limits::SILENCE)),
+    Setting::of("audit_ms", Form::Number(0), || milliseconds(limits::AUDIT)),
     Setting::of("compression", Form::Compression, || "lz4; none on this machine".into()),
     Setting::of("progress", Form::Flag, || "true".into()),
     Setting::of("ca", Form::Path, || Output::Null),

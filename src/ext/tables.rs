@@ -33,7 +33,7 @@ fn status(row: Row) -> Cells {
     let (sqlite, number) = version();
     let replicas = row.counts().map(|_| row.replicas().len() as u64);
     let (reconnects, heals, healed) = match row.part {
-        Part::Followed(reconnects, heals, healed) => (Some(reconnects), Some(heals), healed),
+        Part::Followed { reconnects, heals, healed, .. } => (Some(reconnects), Some(heals), healed),
         Part::Served(..) => (None, None, None),
     };
     let (error, error_at) = row.last_error.map(|error| (error.text, utc(error.at))).unzip();

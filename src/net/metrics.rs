@@ -61,7 +61,7 @@ const OF_FILES: [Family; 9] = [
 ];
 
 /// Those that have the label `role` as well.
-const OF_ROLES: [Family; 19] = [
+const OF_ROLES: [Family; 20] = [
     Family("litestream_state", "1 for the state that the database is in, 0 for the others", MetricType::Gauge, |row| {
         let is = |state: &str| f64::from(u8::from(state == row.state));
         STATES.map(|state| (vec![("state", state.replace(' ', "_"))], is(state))).into()
@@ -122,17 +122,23 @@ const OF_ROLES: [Family; 19] = [
         of(row.lag, |lag| (Vec::new(), lag))
     }),
     Family("litestream_received_bytes_total", "Bytes received by a replica", MetricType::Counter, |row| {
-        followed(row, |_, _| row.bytes)
+        followed(row, |_, _, _| row.bytes)
     }),
     Family("litestream_received_pages_total", "Pages applied to a replica", MetricType::Counter, |row| {
-        followed(row, |_, _| row.pages)
+        followed(row, |_, _, _| row.pages)
     }),
     Family("litestream_reconnects_total", "How often the upstream was lost", MetricType::Counter, |row| {
-        followed(row, |reconnects, _| reconnects)
+        followed(row, |reconnects, _, _| reconnects)
     }),
     Family("litestream_heals_total", "How often what a replica holds was mended", MetricType::Counter, |row| {
-        followed(row, |_, heals| heals)
+        followed(row, |_, heals, _| heals)
     }),
+    Family(
+        "litestream_audited_pages_total",
+        "Pages of the file of a replica that the audit read and compared",
+        MetricType::Counter,
+        |row| followed(row, |_, _, audited| audited),
+    ),
 ];
 
 /// All metrics of the process.
@@ -229,9 +235,9 @@ fn served(row: &Row, value: impl Fn(&Counts) -> u64) -> Vec<Sample> {
     row.counts().map_or(Vec::new(), |counts| one(value(counts)))
 }
 
-fn followed(row: &Row, value: impl Fn(u64, u64) -> u64) -> Vec<Sample> {
+fn followed(row: &Row, value: impl Fn(u64, u64, u64) -> u64) -> Vec<Sample> {
     match &row.part {
-        Part::Followed(reconnects, heals, _) => one(value(*reconnects, *heals)),
+        Part::Followed { reconnects, heals, audited, .. } => one(value(*reconnects, *heals, *audited)),
         Part::Served(..) => Vec::new(),
     }
 }

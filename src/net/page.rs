@@ -88,8 +88,9 @@ fn database(row: &Row) -> Value {
             "connected": replicas.len(),
             "replicas": replicas.iter().map(replica).collect::<Vec<_>>(),
         }),
-        Part::Followed(reconnects, heals, healed) => json!({
-            "lag": row.lag, "pages": row.pages, "bytes": row.bytes, "reconnects": reconnects, "heals": heals, "healed": healed,
+        Part::Followed { reconnects, heals, healed, audited } => json!({
+            "lag": row.lag, "pages": row.pages, "bytes": row.bytes, "reconnects": reconnects, "heals": heals,
+            "healed": healed, "audited_pages": audited,
         }),
     };
     if let (Value::Object(value), Value::Object(more)) = (&mut value, more) {
@@ -194,7 +195,7 @@ fn facts(row: &Row) -> String {
             ("Connections", Shown("connections", "number", number(counts.connections))),
             ("Sent", Shown("sent_bytes", "bytes", bytes(sent_bytes(row)))),
         ]),
-        Part::Followed(reconnects, heals, _) => facts.extend([
+        Part::Followed { reconnects, heals, .. } => facts.extend([
             ("Lag", Shown("lag", "seconds", row.lag.map(seconds))),
             ("Received", Shown("bytes", "bytes", bytes(row.bytes))),
             ("Reconnects", Shown("reconnects", "number", number(*reconnects))),
@@ -211,7 +212,7 @@ fn facts(row: &Row) -> String {
 fn charts(row: &Row) -> String {
     let charts: [(&str, &str, &str); 2] = match row.part {
         Part::Served(..) => [("Commits", "commits", "per second"), ("Sent", "sent_bytes", "rate")],
-        Part::Followed(..) => [("Lag", "lag", "seconds"), ("Received", "bytes", "rate")],
+        Part::Followed { .. } => [("Lag", "lag", "seconds"), ("Received", "bytes", "rate")],
     };
     let one = |(name, field, kind)| {
         format!(

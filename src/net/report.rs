@@ -108,8 +108,17 @@ pub struct Row {
 pub enum Part {
     /// What was counted, and who is connected.
     Served(Counts, Vec<ReplicaRow>),
-    /// How often the upstream was lost and found; how often what differed was mended, and what was last.
-    Followed(u64, u64, Option<String>),
+    /// What was counted while it followed.
+    Followed {
+        /// How often the upstream was lost.
+        reconnects: u64,
+        /// How often content that differed was replaced.
+        heals: u64,
+        /// What was replaced last, and why.
+        healed: Option<String>,
+        /// Pages of the file that the audit read and compared.
+        audited: u64,
+    },
 }
 
 /// Every state that a database can be in.
@@ -135,7 +144,7 @@ impl Row {
     pub fn replicas(&self) -> &[ReplicaRow] {
         match &self.part {
             Part::Served(_, replicas) => replicas,
-            Part::Followed(..) => &[],
+            Part::Followed { .. } => &[],
         }
     }
 
@@ -143,7 +152,7 @@ impl Row {
     pub fn counts(&self) -> Option<&Counts> {
         match &self.part {
             Part::Served(counts, _) => Some(counts),
-            Part::Followed(..) => None,
+            Part::Followed { .. } => None,
         }
     }
 }
@@ -196,6 +205,11 @@ fn of_followed(followed: &Followed) -> Row {
         failures: status.failures,
         last_error: status.last_error,
         headway: status.headway,
-        part: Part::Followed(status.reconnects, status.heals, status.healed),
+        part: Part::Followed {
+            reconnects: status.reconnects,
+            heals: status.heals,
+            healed: status.healed,
+            audited: status.audited,
+        },
     }
 }

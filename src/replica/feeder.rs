@@ -1,10 +1,11 @@
 //! One replica database and what is known of it: its sidecar, its upstream, where it is.
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::Upstream;
+use super::audit::Audit;
 use super::bootstrap::Bootstrap;
 use super::database::{Content, Database};
 use super::pending::Pending;
@@ -29,6 +30,8 @@ pub struct Options {
     pub silence: Duration,
     /// WAL size at which it is checkpointed, in frames.
     pub checkpoint_frames: u32,
+    /// How long the audit takes for all pages of a replica that follows; zero for no audit.
+    pub audit: Duration,
 }
 
 impl Default for Options {
@@ -38,6 +41,7 @@ impl Default for Options {
             writable: false,
             silence: limits::SILENCE,
             checkpoint_frames: limits::REPLICA_CHECKPOINT_FRAMES,
+            audit: limits::AUDIT,
         }
     }
 }
@@ -69,6 +73,8 @@ pub(super) struct Feeder<'p> {
     url: String,
     /// Whether the locks of this process hold. None before the WAL is open.
     alone: Option<Alone>,
+    pub(super) vfs: CString,
+    pub(super) audit: Option<Audit>,
     _lock: SidecarLock,
 }
 
@@ -115,6 +121,8 @@ impl<'p> Feeder<'p> {
             known_url,
             url: upstream.url().to_string(),
             alone: None,
+            vfs: vfs.to_owned(),
+            audit: None,
             _lock: lock,
         };
         feeder.check_content(path, upstream)?;

@@ -24,6 +24,7 @@ pub fn pull(
     progress: &Progress,
 ) -> Result<Position> {
     let relay = RelaySlot::default();
+    let options = Options { audit: Duration::ZERO, ..options };
     let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &relay, &|| false)?;
     let ended = stream::run(&mut feeder, upstream, Until::CaughtUp);
     upstream.shutdown();

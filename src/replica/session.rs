@@ -122,6 +122,7 @@ impl Session {
                 if self.pending.is_large() || !records.has_whole_commit() {
                     self.apply(feeder)?;
                     feeder.count(records.bytes);
+                    feeder.audit()?;
                 }
             }
             Type::Heartbeat => {
@@ -132,6 +133,7 @@ impl Session {
                     // A quiet moment.
                     feeder.make_durable()?;
                     feeder.count(records.bytes);
+                    feeder.audit()?;
                 }
             }
             Type::Begin => {

@@ -53,6 +53,8 @@ pub struct StatusRow {
     pub failures: u64,
     /// How far the catch-up is, if one is under way.
     pub headway: Option<Headway>,
+    /// Pages of the file that the audit read and compared.
+    pub audited: u64,
 }
 
 /// The progress of one replica, shared by the thread that feeds it and those that look.
@@ -81,6 +83,7 @@ struct Inner {
     db_bytes: u64,
     wal_bytes: u64,
     headway: Option<Headway>,
+    audited: u64,
     ended: Option<Error>,
 }
 
@@ -106,6 +109,7 @@ impl Default for Progress {
             db_bytes: 0,
             wal_bytes: 0,
             headway: None,
+            audited: 0,
             ended: None,
         };
         Progress { inner: Mutex::new(inner), changed: Condvar::new() }
@@ -148,6 +152,7 @@ impl Progress {
             connections: inner.connections,
             failures: inner.failures,
             headway: inner.headway,
+            audited: inner.audited,
         }
     }
 
@@ -231,6 +236,16 @@ impl Progress {
     /// What came, or what is held, did not sum up to what the upstream says.
     pub(super) fn failed_verification(&self) {
         self.lock().failures += 1;
+    }
+
+    /// The audit has read and compared so many pages of the file.
+    pub(super) fn audited(&self, pages: u64) {
+        self.lock().audited += pages;
+    }
+
+    /// Keeps an error that did not end the stream.
+    pub(super) fn noted(&self, error: &Error) {
+        self.lock().last_error = Some(Past::now(error.to_string()));
     }
 
     pub(super) fn set_state(&self, state: State, reason: Option<String>) {

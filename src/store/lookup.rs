@@ -48,20 +48,53 @@ pub(super) fn read_all(
 ) -> Result<(u32, Header)> {
     pinned(connection, |state| {
         let pages = pages(connection, &state, size)?;
-        let mut images = vec![0; limits::CHUNK_BYTES.max(size.bytes())];
-        for first in (1..=pages).step_by(images.len() / size.bytes()) {
-            connection.database()?.read(Pgno::new(first)?.file_offset(size), &mut images)?;
-            let mut read = 0;
-            for (n, image) in (first..=pages).zip(images.chunks_exact_mut(size.bytes())) {
-                if let Some(frame) = log_frame(connection, Pgno::new(n)?, &state)? {
-                    read_frame(connection, frame, size, image)?;
-                }
-                read += size.bytes();
-            }
-            take(Pgno::new(first)?, images.get(..read).unwrap_or_default())?;
+        let many = (limits::CHUNK_BYTES / size.bytes()).max(1);
+        let mut images = vec![0; many * size.bytes()];
+        for first in (1..=pages).step_by(many) {
+            let first = Pgno::new(first)?;
+            let wanted = images.len().min(bytes_to_end(first, pages, size));
+            let images = images.get_mut(..wanted).unwrap_or_default();
+            read_images(connection, &state, size, first, images)?;
+            take(first, images)?;
         }
         Ok((pages, state.header))
     })
+}
+
+/// Reads up to `many` consecutive pages from `first` on as the newest commit has them, in one read transaction. `take` gets each
+/// of them. Pages beyond the end of the database are left out.
+pub fn read_run(
+    connection: &Connection,
+    size: PageSize,
+    first: Pgno,
+    many: u32,
+    mut take: impl FnMut(Pgno, &[u8]),
+) -> Result<()> {
+    pinned(connection, |state| {
+        let pages = pages(connection, &state, size)?;
+        let mut images = vec![0; (many as usize * size.bytes()).min(bytes_to_end(first, pages, size))];
+        read_images(connection, &state, size, first, &mut images)?;
+        for (n, image) in (first.get()..=pages).zip(images.chunks_exact(size.bytes())) {
+            take(Pgno::new(n)?, image);
+        }
+        Ok(())
+    })
+}
+
+/// Fills `images` with consecutive pages from `first` on, within a read transaction at `state`.
+fn read_images(connection: &Connection, state: &State, size: PageSize, first: Pgno, images: &mut [u8]) -> Result<()> {
+    connection.database()?.read(first.file_offset(size), images)?;
+    for (n, image) in (first.get()..).zip(images.chunks_exact_mut(size.bytes())) {
+        if let Some(frame) = log_frame(connection, Pgno::new(n)?, state)? {
+            read_frame(connection, frame, size, image)?;
+        }
+    }
+    Ok(())
+}
+
+/// Bytes from the start of page `first` to the end of a database of `pages` pages.
+fn bytes_to_end(first: Pgno, pages: u32, size: PageSize) -> usize {
+    (pages as usize + 1).saturating_sub(first.get() as usize) * size.bytes()
 }
 
 /// Runs `read` within a read transaction, at the newest commit.

@@ -18,7 +18,7 @@ pub use checksums::Checksums;
 pub use copy::{Copy, NewFile, check_target, copy};
 pub use coverage::Coverage;
 pub use log_reader::{LogFile, LoggedFrame};
-pub use lookup::{page_size, pages, read_checksums, read_page};
+pub use lookup::{page_size, pages, read_checksums, read_page, read_run};
 pub use page_file::Entry;
 pub use sidecar::{Sidecar, SidecarLock, beside};
 pub use walindex::{State, newest_frame, page_of, state, valid_state};
