@@ -120,6 +120,8 @@ impl Session {
             Type::Commit => {
                 self.commit = Some((header.position, Commit::decode(&header, payload)?));
                 if self.pending.is_large() || !records.has_whole_commit() {
+                    // Before others learn of the commit: what they ask for then includes its bytes.
+                    feeder.progress.received(records.bytes);
                     self.apply(feeder)?;
                     feeder.count(records.bytes);
                     feeder.audit()?;

@@ -281,11 +281,17 @@ impl Progress {
 
     /// How many bytes have come in the stream that is open, and how large the database and its WAL are now.
     pub(super) fn set_bytes(&self, stream_bytes: u64, db_bytes: u64, wal_bytes: u64) {
+        self.received(stream_bytes);
+        let mut inner = self.lock();
+        inner.db_bytes = db_bytes;
+        inner.wal_bytes = wal_bytes;
+    }
+
+    /// How many bytes have come in the stream that is open.
+    pub(super) fn received(&self, stream_bytes: u64) {
         let mut inner = self.lock();
         inner.bytes += stream_bytes.saturating_sub(inner.stream_bytes);
         inner.stream_bytes = stream_bytes;
-        inner.db_bytes = db_bytes;
-        inner.wal_bytes = wal_bytes;
     }
 
     /// The replica is at nothing that is known any more.
