@@ -40,7 +40,7 @@ pub use crash::{Change, Image, Journal, Kept, with_suffix};
 pub use db::{Sql, load, loaded, plain, try_load};
 pub use document::{Block, blocks, matches};
 pub use end::{End, Kind};
-pub use faulty_vfs::{Call, Disk, Fault, Role};
+pub use faulty_vfs::{Call, Disk, Fault, HeldCalls, Role};
 pub use http::{Response, get, request, request_over};
 pub use library::library;
 pub use limits::{allow_open_files, limit_open_files};
