@@ -102,6 +102,9 @@ fn checkpoint_alone(primary: &Primary, connection: &Connection) -> Result<()> {
         // A sleep would miss the moment.
         std::thread::yield_now();
     };
-    primary.counters.checkpoints.time(|| connection.checkpoint())?;
+    if primary.counters.checkpoints.time(|| connection.checkpoint())?.is_none() {
+        // Somebody else's is under way. It must not be taken for one that keeps writers out.
+        return Ok(());
+    }
     primary.core_within(UNTIL_CORE).map_or(Ok(false), |mut core| primary.allow_restart(&mut core)).map(drop)
 }

@@ -245,6 +245,11 @@ impl Core {
         state.is_backfilled() && !self.watch.allows_restart()
     }
 
+    /// Whether the end of a checkpoint is waited for, after which others may go on.
+    pub fn is_settling(&self) -> bool {
+        self.watch.is_settling()
+    }
+
     /// Size of the database file in bytes.
     pub fn db_bytes(&self) -> u64 {
         self.reader.database().and_then(|file| file.size()).unwrap_or(0)

@@ -72,6 +72,8 @@ pub(super) struct Tail {
     rest: Rest,
     /// Whether a checkpoint seemed to be under way.
     backfilling: bool,
+    /// Whether the end of one is waited for.
+    settling: bool,
     /// How long the WAL was, in frames.
     frames: u32,
     next_checkpoint: u32,
@@ -106,6 +108,7 @@ impl Tail {
             last_news: Instant::now(),
             rest: Rest::new(bell, files),
             backfilling: false,
+            settling: false,
             frames: 0,
             next_checkpoint: 0,
         };
@@ -152,6 +155,7 @@ impl Tail {
         Scene {
             quiet,
             is_backfilling: self.backfilling,
+            is_settling: self.settling,
             is_checkpoint_near: self.is_checkpoint_near(self.frames) && quiet < QUIET,
             chores: [SHOW_WHEN_QUIET, QUIET],
         }
@@ -175,6 +179,7 @@ impl Tail {
             core.allow_restart(&state)?;
         }
         let (frames, position) = (core.seen().mark.last.0, core.position());
+        self.settling = core.is_settling();
         drop(core);
         let commits = primary.commits.load(Relaxed) - before;
         primary.pins.check(primary.wal_bytes(frames));

@@ -20,6 +20,7 @@ mod pair;
 mod process;
 mod second;
 mod shell;
+mod stall;
 mod temp;
 mod terminal;
 mod tracer;
@@ -49,6 +50,7 @@ pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving
 pub use process::{Signal, again, caught, finish, forked, lines_of, signal, started_again, until_it_waits};
 pub use second::{Second, SecondConnection};
 pub use shell::Shell;
+pub use stall::Stall;
 pub use temp::Temp;
 pub use terminal::Terminal;
 pub use tracer::{About, CALLS, Ended, How, Interruption, can_trace, run_interrupted};
