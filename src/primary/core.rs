@@ -162,6 +162,11 @@ impl Core {
         }
     }
 
+    /// Whether the wal-index is as a commit left it, and not as a writer that died did.
+    pub fn has_valid_index(&self) -> bool {
+        self.watcher.wal_index().and_then(|index| state(&index)).is_ok_and(|state| state.is_some())
+    }
+
     /// Takes in what was committed since the last look. None if nothing was; a WAL restarted without a commit since is
     /// something, from frame 0 to frame 0.
     pub fn take_in(&mut self, state: &State) -> Result<Option<News>> {

@@ -123,7 +123,13 @@ mod tests {
 
     /// Nothing but the last commit, that long ago.
     fn quiet_for(quiet: Duration) -> Scene {
-        Scene { quiet, is_backfilling: false, is_settling: false, is_checkpoint_near: false, chores: [Duration::ZERO; 2] }
+        Scene {
+            quiet,
+            is_backfilling: false,
+            is_settling: false,
+            is_checkpoint_near: false,
+            chores: [Duration::ZERO; 2],
+        }
     }
 
     fn told_of_writes() -> Rest {

@@ -210,7 +210,8 @@ impl Disk {
     fn verdict(&self, call: Call) -> Verdict {
         let mut inner = self.lock();
         inner.waiting += 1;
-        inner = self.released.wait_while(inner, |inner| inner.held == Some(call)).unwrap_or_else(PoisonError::into_inner);
+        inner =
+            self.released.wait_while(inner, |inner| inner.held == Some(call)).unwrap_or_else(PoisonError::into_inner);
         inner.waiting -= 1;
         let count = inner.calls.entry(call).or_default();
         let n = *count;
