@@ -162,6 +162,11 @@ impl Core {
         }
     }
 
+    /// Whether the wal-index is as a commit left it, and not as a writer that died did.
+    pub fn has_valid_index(&self) -> bool {
+        self.watcher.wal_index().and_then(|index| state(&index)).is_ok_and(|state| state.is_some())
+    }
+
     /// Takes in what was committed since the last look. None if nothing was; a WAL restarted without a commit since is
     /// something, from frame 0 to frame 0.
     pub fn take_in(&mut self, state: &State) -> Result<Option<News>> {
@@ -243,6 +248,11 @@ impl Core {
     /// Whether others are kept from restarting the WAL although all of it is in the database.
     pub fn holds_others_up(&self, state: &State) -> bool {
         state.is_backfilled() && !self.watch.allows_restart()
+    }
+
+    /// Whether the end of a checkpoint is waited for, after which others may go on.
+    pub fn is_settling(&self) -> bool {
+        self.watch.is_settling()
     }
 
     /// Size of the database file in bytes.

@@ -3,6 +3,8 @@
 //! A replica of that time replays the WAL of one index from its start, so that is what it is sent: first, unless it names
 //! the index the WAL is at, a snapshot as of now; then all of the WAL so far; then, from the log, what comes.
 
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
 use bytes::Bytes;
 
 use super::Primary;
@@ -12,7 +14,6 @@ use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Positio
 use crate::format::record::{HEADER_SIZE, Header, Type};
 use crate::format::{lz4, wal};
 use crate::sqlite::{Connection, OpenMode};
-use crate::store::valid_state;
 
 /// What a replica of 2022 is sent before it follows the log.
 pub(super) struct Resend {
@@ -22,8 +23,8 @@ pub(super) struct Resend {
 
 /// A snapshot being sent, and what follows it.
 struct Snapshot {
-    /// Keeps every page where it is until the last one was sent.
-    reader: Connection,
+    /// Keeps every page where it is until the last one was sent, or the WAL has grown past its limit.
+    reader: Arc<Mutex<Connection>>,
     size: PageSize,
     /// Where each page was when the snapshot began.
     places: Vec<Source>,
@@ -31,6 +32,11 @@ struct Snapshot {
     segments: Bytes,
     then: (u64, Position, Lsn),
 }
+
+/// The read transactions of all snapshots that are being sent. Each keeps the WAL from being restarted, however slow its replica
+/// is. So it is the tail that ends them.
+#[derive(Default)]
+pub(super) struct Pins(Mutex<Vec<Weak<Mutex<Connection>>>>);
 
 /// Where the snapshot finds a page.
 #[derive(Clone, Copy)]
@@ -72,6 +78,7 @@ impl Resend {
         let places_of = (1..=core.seen().pages).filter_map(|n| Pgno::new(n).ok());
         let places: Result<Vec<Source>> = places_of.map(|p| source(core, p, places)).collect();
         let size = core.page_size();
+        let reader = primary.pins.add(reader);
         self.snapshot = Some(Snapshot { reader, size, places: places?, sent: 0, segments, then });
         Ok((snapshot_header(core), None))
     }
@@ -89,35 +96,58 @@ fn snapshot_header(core: &Core) -> Bytes {
 
 impl Snapshot {
     fn step(&mut self) -> Result<Sent> {
-        self.check_wal()?;
+        let reader = locked(&self.reader);
+        if !reader.is_pinned() {
+            let limit = limits::SNAPSHOT_2022_WAL_BYTES;
+            let text = format!("a snapshot was read so slowly that the WAL grew past {limit} bytes; connect again");
+            return Err(Error::new(Kind::Busy, text));
+        }
         if self.sent == self.places.len() {
-            self.reader.unpin();
+            reader.unpin();
             return Ok((std::mem::take(&mut self.segments), Some(self.then)));
         }
         let many = (limits::CHUNK_BYTES / self.size.bytes()).max(1);
         let chunk = self.places.get(self.sent..).unwrap_or_default();
         let chunk = chunk.get(..many).unwrap_or(chunk);
         let mut out = vec![0; chunk.len() * self.size.bytes()];
-        self.reader.database()?.read(self.sent as u64 * u64::from(self.size.get()), &mut out)?;
+        reader.database()?.read(self.sent as u64 * u64::from(self.size.get()), &mut out)?;
         for (image, place) in out.chunks_exact_mut(self.size.bytes()).zip(chunk) {
             if let Source::Log(frame) = place {
                 let offset = wal::frame_offset(*frame, self.size) + wal::FRAME_HEADER_SIZE as u64;
-                self.reader.wal()?.read(offset, image)?;
+                reader.wal()?.read(offset, image)?;
             }
         }
         self.sent += chunk.len();
         Ok((Bytes::from(out), None))
     }
+}
 
-    /// The reader keeps the WAL from being restarted. A replica that reads too slowly for that must begin again.
-    fn check_wal(&self) -> Result<()> {
-        let frames = valid_state(&self.reader)?.header.last;
-        let bytes = wal::frame_offset(frames.next(), self.size);
-        if bytes <= limits::SNAPSHOT_2022_WAL_BYTES {
-            return Ok(());
-        }
-        Err(Error::new(Kind::Busy, format!("a snapshot was read so slowly that the WAL grew to {bytes} bytes")))
+impl Pins {
+    /// Keeps an eye on the read transaction of `reader`.
+    fn add(&self, reader: Connection) -> Arc<Mutex<Connection>> {
+        let reader = Arc::new(Mutex::new(reader));
+        let mut all = locked(&self.0);
+        all.retain(|pin| pin.strong_count() > 0);
+        all.push(Arc::downgrade(&reader));
+        reader
     }
+
+    /// Ends them all if a WAL of `bytes` is past the limit. One that is just being read through is left to the next call.
+    pub fn check(&self, bytes: u64) {
+        if bytes <= limits::SNAPSHOT_2022_WAL_BYTES {
+            return;
+        }
+        for reader in locked(&self.0).iter().filter_map(Weak::upgrade) {
+            if let Ok(reader) = reader.try_lock() {
+                reader.unpin();
+            }
+        }
+    }
+}
+
+/// Locks; a panic of another thread under the lock is told by its own error.
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Segment records for the frames (from, to] of the WAL; the WAL header as a segment of its own before the first of them.

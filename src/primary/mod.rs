@@ -10,6 +10,7 @@
 //! the pages that changed since, or that differ from those it has, each once, whatever happened in between.
 
 mod catch_up;
+mod checkpoints;
 mod commit_log;
 mod compare;
 mod core;

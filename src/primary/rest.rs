@@ -32,6 +32,8 @@ pub(super) struct Scene {
     pub quiet: Duration,
     /// Whether a checkpoint seems to be under way.
     pub is_backfilling: bool,
+    /// Whether the end of a checkpoint is waited for, as others may do for us.
+    pub is_settling: bool,
     /// Whether the WAL is about as long as one that is checkpointed.
     pub is_checkpoint_near: bool,
     /// Times after a commit at which there is something to do, the shortest first.
@@ -103,6 +105,7 @@ impl Rest {
         match () {
             // Nothing is written while a checkpoint waits for the disk.
             () if scene.is_backfilling && stirred < CHECKPOINT_ENDS => NAP,
+            () if scene.is_settling => (quiet / SHARE).clamp(NAP, LONGEST_NAP),
             () if scene.is_checkpoint_near => NAP,
             () if !self.is_watching && quiet < BUSY => NAP,
             () if !self.is_watching => self.nap,
@@ -120,7 +123,13 @@ mod tests {
 
     /// Nothing but the last commit, that long ago.
     fn quiet_for(quiet: Duration) -> Scene {
-        Scene { quiet, is_backfilling: false, is_checkpoint_near: false, chores: [Duration::ZERO; 2] }
+        Scene {
+            quiet,
+            is_backfilling: false,
+            is_settling: false,
+            is_checkpoint_near: false,
+            chores: [Duration::ZERO; 2],
+        }
     }
 
     fn told_of_writes() -> Rest {

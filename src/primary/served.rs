@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use super::commit_log::{CommitLog, Entry};
 use super::core::{Core, News};
 use super::counters::{Counters, Counts};
-use super::feed2022;
+use super::feed2022::{self, Pins};
 use super::history::{History, Reserve};
 use super::relay::Origin;
 use super::replicas::{ReplicaRow, Replicas};
 use super::tail::Tail;
-use crate::base::{Error, PageSize, Past, Position, Result, limits};
-use crate::format::wal::frame_size;
+use crate::base::{Error, FrameNo, PageSize, Past, Position, Result, limits};
+use crate::format::wal::{frame_offset, frame_size};
 use crate::sqlite::{Connection, Doorbell, Host, OpenMode};
 use crate::store::{Sidecar, SidecarLock};
 
@@ -79,6 +79,8 @@ pub struct Primary {
     /// The same as bytes of the WAL, for those of 2022.
     pub(super) raw_log: CommitLog,
     pub(super) replicas: Replicas,
+    /// What snapshots for replicas of 2022 hold.
+    pub(super) pins: Pins,
     stop: AtomicBool,
     pub(super) commits: AtomicU64,
     pages: AtomicU64,
@@ -145,6 +147,7 @@ impl Primary {
             log: CommitLog::new(limits::COMMIT_LOG_BYTES, reached),
             raw_log: CommitLog::new(limits::COMMIT_LOG_BYTES, reached),
             replicas: Replicas::default(),
+            pins: Pins::default(),
             stop: AtomicBool::new(false),
             commits: AtomicU64::new(0),
             pages: AtomicU64::new(0),
@@ -188,6 +191,17 @@ impl Primary {
     /// Size of the database in pages, as far as it was seen.
     pub fn pages(&self) -> u32 {
         self.lock_core().seen().pages
+    }
+
+    /// Bytes of a WAL of so many frames.
+    pub(super) fn wal_bytes(&self, frames: u32) -> u64 {
+        frame_offset(FrameNo(frames).next(), self.page_size)
+    }
+
+    /// Whether a WAL of so many frames is longer than `times` its limit.
+    pub(super) fn is_past_limit(&self, frames: u32, times: u64) -> bool {
+        let limit = self.options.wal_limit;
+        limit > 0 && self.wal_bytes(frames) > limit.saturating_mul(times)
     }
 
     /// How often an idle stream shows that it is alive.
@@ -239,7 +253,8 @@ impl Primary {
         }
     }
 
-    fn ring(&self) {
+    /// Wakes the tail if it sleeps.
+    pub(super) fn ring(&self) {
         if let Role::Primary { bell, .. } = &self.role {
             bell.ring();
         }
@@ -283,7 +298,7 @@ impl Primary {
     fn checkpoint_inline(&self, host: Host, schema: &str) {
         self.inline.store(true, Relaxed);
         let _ = self.counters.checkpoints.time(|| host.checkpoint(schema));
-        let core = self.core_soon();
+        let core = self.core_within(CORE_PATIENCE);
         let allowed = core.is_some_and(|mut core| self.noted(self.allow_restart(&mut core)) == Some(true));
         self.inline.store(false, Relaxed);
         if !allowed {
@@ -342,14 +357,14 @@ impl Primary {
         locked(&self.core)
     }
 
-    /// The core, if it is free within a fraction of what a checkpoint takes.
-    fn core_soon(&self) -> Option<MutexGuard<'_, Core>> {
+    /// The core, if it is free within `patience`.
+    pub(super) fn core_within(&self, patience: Duration) -> Option<MutexGuard<'_, Core>> {
         let began = Instant::now();
         loop {
             match self.core.try_lock() {
                 Ok(core) => return Some(core),
                 Err(TryLockError::Poisoned(core)) => return Some(core.into_inner()),
-                Err(_) if began.elapsed() > CORE_PATIENCE => return None,
+                Err(_) if began.elapsed() > patience => return None,
                 Err(_) => std::thread::yield_now(),
             }
         }

@@ -6,11 +6,11 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::Primary;
+use super::checkpoints::Checkpointer;
 use super::core::Core;
 use super::history::Reserve;
 use super::rest::{CHECKPOINT_ENDS, Rest, Scene};
-use crate::base::{FrameNo, Position, Result};
-use crate::format::wal::frame_offset;
+use crate::base::{Position, Result};
 use crate::sqlite::{Connection, Doorbell, guarded, spawn};
 use crate::store::{Alone, Sidecar, State, beside};
 
@@ -23,8 +23,10 @@ const MANY: u64 = 4;
 const QUIET: Duration = Duration::from_millis(100);
 /// A commit this recent may be followed by a checkpoint in its writer's thread.
 const JUST_NOW: Duration = Duration::from_millis(3);
-/// When nothing was copied into the database for this long while the WAL grew, nobody else sees to it.
+/// When nothing was copied into the database for this long while the WAL grew, or for so many commits each of which made it longer
+/// than writers let it become, nobody else sees to it.
 const ABANDONED: Duration = Duration::from_secs(1);
+const NEGLECTED: u64 = 64;
 /// Pause between two looks at a checkpoint that will take a while.
 const LOOK: Duration = Duration::from_micros(100);
 /// How long a WAL past its limit is left to its writers.
@@ -41,11 +43,13 @@ const SHOW_WHEN_QUIET: Duration = Duration::from_millis(20);
 const SHOW_ANYWAY: Duration = Duration::from_secs(10);
 /// Largest pause after an error.
 const AFTER_ERROR: Duration = Duration::from_millis(200);
+/// When looks have failed for this long, a WAL past its limit is let go of: they may fail for ever.
+const FAILED: Duration = Duration::from_secs(1);
 
 /// The thread's own.
 pub(super) struct Tail {
     primary: Arc<Primary>,
-    checkpointer: Connection,
+    checkpointer: Checkpointer,
     /// Its read transaction keeps checkpoints of others from what is not worth their while.
     brake: Connection,
     sidecar: Sidecar,
@@ -55,12 +59,21 @@ pub(super) struct Tail {
     /// The position others see in the sidecar, and since when.
     shown: (Position, Instant),
     last_position: Position,
-    /// How many frames were in the database, and since when.
+    /// How many frames were in the database, and when somebody else last copied some into it.
     last_backfill: (u32, Instant),
+    /// Commits seen since then in a WAL that was due for a checkpoint.
+    neglected: u64,
+    /// Whether a checkpoint of ours may have copied frames since the last look.
+    copies: bool,
+    /// Whether one may have since the WAL was last restarted.
+    has_copied: bool,
+    failing_since: Option<Instant>,
     last_news: Instant,
     rest: Rest,
     /// Whether a checkpoint seemed to be under way.
     backfilling: bool,
+    /// Whether the end of one is waited for.
+    settling: bool,
     /// How long the WAL was, in frames.
     frames: u32,
     next_checkpoint: u32,
@@ -80,7 +93,7 @@ impl Tail {
         let files = [beside(primary.path(), "-wal"), primary.path().to_path_buf()];
         let tail = Tail {
             primary,
-            checkpointer,
+            checkpointer: Checkpointer::new(checkpointer),
             brake,
             sidecar,
             reserve,
@@ -88,9 +101,14 @@ impl Tail {
             shown: (reached, Instant::now()),
             last_position: reached,
             last_backfill: (0, Instant::now()),
+            neglected: 0,
+            copies: false,
+            has_copied: false,
+            failing_since: None,
             last_news: Instant::now(),
             rest: Rest::new(bell, files),
             backfilling: false,
+            settling: false,
             frames: 0,
             next_checkpoint: 0,
         };
@@ -106,13 +124,17 @@ impl Tail {
             }
             let turn = guarded(|| self.turn());
             let failed = turn.is_err();
+            self.failing_since = if failed { self.failing_since.or_else(|| Some(Instant::now())) } else { None };
             match self.primary.noted(turn).flatten() {
                 Some(commits) => {
                     self.rest.found();
                     gather = if commits >= MANY { (gather * 2).min(LONGEST_GATHER) } else { GATHER };
                     self.gather(gather);
                 }
-                None if failed => self.rest.pass(AFTER_ERROR),
+                None if failed => {
+                    self.let_go_after_failure();
+                    self.rest.pass(AFTER_ERROR);
+                }
                 None => self.rest.wait(&self.scene()),
             }
         }
@@ -133,6 +155,7 @@ impl Tail {
         Scene {
             quiet,
             is_backfilling: self.backfilling,
+            is_settling: self.settling,
             is_checkpoint_near: self.is_checkpoint_near(self.frames) && quiet < QUIET,
             chores: [SHOW_WHEN_QUIET, QUIET],
         }
@@ -148,6 +171,7 @@ impl Tail {
     fn turn(&mut self) -> Result<Option<u64>> {
         let primary = Arc::clone(&self.primary);
         let before = primary.commits.load(Relaxed);
+        let is_ours = std::mem::replace(&mut self.copies, self.checkpointer.is_running());
         let mut core = primary.lock_core();
         let news = primary.counters.syncs.time(|| primary.look(&mut core))?;
         let state = core.look()?;
@@ -155,19 +179,58 @@ impl Tail {
             core.allow_restart(&state)?;
         }
         let (frames, position) = (core.seen().mark.last.0, core.position());
+        self.settling = core.is_settling();
         drop(core);
+        let commits = primary.commits.load(Relaxed) - before;
+        primary.pins.check(primary.wal_bytes(frames));
+        self.note_checkpoints(&state, frames, commits, is_ours);
         self.frames = frames;
         self.backfilling = state.is_being_backfilled();
         self.show(position)?;
         self.reserve.keep_up(&self.sidecar, position)?;
-        if state.backfilled != self.last_backfill.0 || frames == 0 {
-            self.last_backfill = (state.backfilled, Instant::now());
-        }
         if position != self.last_position {
             (self.last_position, self.last_news) = (position, Instant::now());
         }
         self.keep_wal_short(frames)?;
-        Ok(news.then(|| primary.commits.load(Relaxed) - before))
+        Ok(news.then_some(commits))
+    }
+
+    /// Finds out whether others checkpoint. What was copied while a checkpoint of ours ran counts as ours.
+    fn note_checkpoints(&mut self, state: &State, frames: u32, commits: u64, is_ours: bool) {
+        let had = std::mem::replace(&mut self.last_backfill.0, state.backfilled);
+        // A WAL that was restarted had been copied as a whole.
+        let was_restarted = state.backfilled < had;
+        let is_others = if was_restarted { !self.has_copied } else { state.backfilled > had && !is_ours };
+        if was_restarted {
+            (self.has_copied, self.next_checkpoint) = (self.copies, 0);
+        }
+        if is_others || frames == 0 {
+            (self.last_backfill.1, self.neglected) = (Instant::now(), 0);
+        } else if frames >= self.primary.options.checkpoint_frames
+            && !(is_ours || self.brake.is_pinned() || state.is_being_backfilled())
+        {
+            self.neglected += commits;
+        }
+    }
+
+    /// Whether nobody else checkpoints.
+    fn is_abandoned(&self) -> bool {
+        self.last_backfill.1.elapsed() >= ABANDONED || self.neglected >= NEGLECTED
+    }
+
+    /// Lets go of the WAL when looks fail, where holding it does harm: past its limit, since nothing of ours may keep it from being
+    /// restarted for ever; and where the wal-index is damaged, which an old SQLite rebuilds only when nobody has a lock on it.
+    fn let_go_after_failure(&mut self) {
+        self.brake.unpin();
+        let (limit, mut core) = (self.primary.options.wal_limit, self.primary.lock_core());
+        let bytes = core.wal_bytes();
+        self.primary.pins.check(bytes);
+        let is_too_long = limit > 0 && bytes > limit && self.failing_since.is_some_and(|at| at.elapsed() >= FAILED);
+        if (is_too_long || !core.has_valid_index())
+            && let Err(error) = core.let_go()
+        {
+            self.primary.noted::<()>(Err(error));
+        }
     }
 
     fn show(&mut self, position: Position) -> Result<()> {
@@ -182,6 +245,9 @@ impl Tail {
     /// Sees to it that a WAL that has grown is checkpointed and restarted: by its writers, whose checkpoints are watched for;
     /// by ourselves when they have no commit to make, or leave it to others.
     fn keep_wal_short(&mut self, frames: u32) -> Result<()> {
+        if self.checkpointer.is_running() {
+            return Ok(());
+        }
         let due = self.primary.options.checkpoint_frames;
         if !self.is_checkpoint_near(frames) {
             self.brake.unpin();
@@ -196,7 +262,7 @@ impl Tail {
         }
         // A checkpoint of ours that runs when a writer wants to checkpoint for itself keeps it from doing so before its
         // next transaction begins. So only when there is no writer, or none that does.
-        if since < QUIET && self.last_backfill.1.elapsed() < ABANDONED {
+        if since < QUIET && !self.is_abandoned() {
             return Ok(());
         }
         self.checkpoint(frames)
@@ -206,9 +272,10 @@ impl Tail {
         if frames < self.next_checkpoint {
             return Ok(());
         }
+        self.brake.unpin();
         self.next_checkpoint = frames.saturating_add(self.primary.options.checkpoint_frames / 4 + 1);
-        self.primary.counters.checkpoints.time(|| self.checkpointer.checkpoint())?;
-        self.primary.allow_restart(&mut self.primary.lock_core()).map(drop)
+        (self.copies, self.has_copied) = (true, true);
+        self.checkpointer.begin(&self.primary, self.neglected >= NEGLECTED)
     }
 
     /// Goes along with a writer that does not pause: each commit of its is followed by a checkpoint now, until the WAL is
@@ -216,9 +283,7 @@ impl Tail {
     /// a read transaction is put in their way, at which they find nothing to do, until one is worth its while again.
     fn go_along(&mut self, frames: u32) -> Result<()> {
         let due = self.primary.options.checkpoint_frames;
-        let (limit, size) = (self.primary.options.wal_limit, self.primary.page_size());
-        let is_too_long = limit > 0 && frame_offset(FrameNo(frames).next(), size) > limit;
-        if is_too_long && self.last_backfill.1.elapsed() < ABANDONED {
+        if self.primary.is_past_limit(frames, 1) && !self.is_abandoned() {
             self.brake.unpin();
             return self.leave_to_writers();
         }
@@ -229,7 +294,7 @@ impl Tail {
         match self.wait_for_checkpoint()? {
             Waited::Restartable => Ok(()),
             Waited::Missed => self.brake.pin(),
-            Waited::InVain if self.last_backfill.1.elapsed() >= ABANDONED => self.checkpoint(frames),
+            Waited::InVain if self.is_abandoned() => self.checkpoint(frames),
             Waited::InVain => Ok(()),
         }
     }
@@ -254,7 +319,7 @@ impl Tail {
     /// Gives up when commits have come after it, and soon where no checkpoint was seen for long.
     fn wait_for_checkpoint(&self) -> Result<Waited> {
         let began = Instant::now();
-        let begins = if self.last_backfill.1.elapsed() < ABANDONED { CHECKPOINT_BEGINS } else { Duration::ZERO };
+        let begins = if self.is_abandoned() { Duration::ZERO } else { CHECKPOINT_BEGINS };
         let mut before = None;
         loop {
             let mut core = self.primary.lock_core();

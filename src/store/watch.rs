@@ -13,20 +13,26 @@
 //! checkpoint that read the wal-index header before the WAL was restarted, and has not got read lock 0 yet, would take what is
 //! written now for what it was about to copy (the WAL-reset bug of SQLite up to 3.51.2,
 //! <https://www.sqlite.org/wal.html#walresetbug>). It has the checkpoint lock all that time. So read lock 0 is kept, with the
-//! other, until that lock was free once: whoever begins a checkpoint later sees the new header. Not for long, though: a
-//! checkpoint that keeps writers out (FULL, RESTART, TRUNCATE) cannot have an old header, and waits for read lock 0.
+//! other, until one of two things is known:
+//!
+//! - **The checkpoint lock was free once.** Whoever begins a checkpoint later sees the new header.
+//! - **The checkpoint that has it keeps writers out** (FULL, RESTART, TRUNCATE). It reads the header under the write lock, so its
+//!   header is not an old one, and it waits for read lock 0 while no writer can go on. It has the write lock without a read lock.
+//!   A transaction that writes has one of the read locks 1 to 4 all the time, or else read lock 0 of an empty WAL. So if the WAL is
+//!   not empty, and the write lock cannot be had while read locks 1 to 4 are all ours, a checkpoint has it; or, for an instant,
+//!   somebody who found the header half-written. That is why it must be so at every look for some time.
 
 use std::time::{Duration, Instant};
 
 use super::walindex::{self, State};
-use crate::base::{Error, Kind, Result, limits};
+use crate::base::{Error, FrameNo, Kind, Result, limits};
 use crate::format::walindex::{AT_READ_MARKS, Header, MARK_UNUSED, READ_MARKS, lock};
-use crate::sqlite::{Connection, LockMode};
+use crate::sqlite::{Connection, LockMode, WalIndex};
 
 /// How often the checkpoint lock is tried at once. Those who checkpoint again and again leave it free for moments.
 const TRIES: u32 = 100;
-/// After this long without a commit, a checkpoint that is under way is taken for one that keeps writers out.
-const QUIET: Duration = Duration::from_millis(2);
+/// How long a checkpoint must be seen to keep writers out.
+const KEPT_OUT: Duration = Duration::from_millis(10);
 
 /// A hold on the WAL of one connection. The connection is used for nothing else that takes locks.
 pub struct Watch {
@@ -39,8 +45,9 @@ enum Hold {
     Slot(i32),
     /// Read lock 0, with others.
     Zero,
-    /// Both, until no checkpoint is under way that began before the WAL was restarted. Since when nothing was committed.
-    Both(i32, Instant),
+    /// Both, until no checkpoint can be under way that began before the WAL was restarted. Since when one was seen at every look
+    /// that keeps writers out.
+    Both(i32, Option<Instant>),
     /// Nothing: the WAL can be restarted any number of times.
     Nothing,
     /// A read transaction of SQLite's, since every slot was in use. Its mark keeps checkpoints from going on, as that of any
@@ -85,10 +92,7 @@ impl Watch {
     pub fn forbid_restart(&mut self, connection: &Connection) -> Result<()> {
         match self.held {
             Hold::Slot(_) => return Ok(()),
-            Hold::Both(slot, _) => {
-                self.held = Hold::Both(slot, Instant::now());
-                return self.settle(connection);
-            }
+            Hold::Both(..) => return self.settle(connection),
             _ => {}
         }
         if self.held == Hold::Nothing {
@@ -96,13 +100,13 @@ impl Watch {
             if let Hold::Slot(slot) = self.held
                 && connection.wal_index()?.take(lock::read(0), LockMode::Shared)?
             {
-                self.held = Hold::Both(slot, Instant::now());
+                self.held = Hold::Both(slot, None);
             }
             return self.settle(connection);
         }
         self.held = match (self.held, take_slot(connection)?) {
             (held, None) => held,
-            (Hold::Zero, Some(slot)) => Hold::Both(slot, Instant::now()),
+            (Hold::Zero, Some(slot)) => Hold::Both(slot, None),
             (_, Some(slot)) => {
                 connection.unpin();
                 Hold::Slot(slot)
@@ -111,15 +115,25 @@ impl Watch {
         self.settle(connection)
     }
 
+    /// Whether both are held until a checkpoint of somebody else is over.
+    pub fn is_settling(&self) -> bool {
+        matches!(self.held, Hold::Both(..))
+    }
+
     /// Gives read lock 0 back as soon as it is safe. Until then nothing more gets into the database.
     pub fn settle(&mut self, connection: &Connection) -> Result<()> {
         let Hold::Both(slot, since) = self.held else { return Ok(()) };
         let index = connection.wal_index()?;
-        let mut is_free = since.elapsed() > QUIET;
+        let mut is_free = false;
         for _ in 0..TRIES {
             is_free = is_free || index.try_lock(lock::CHECKPOINT, 1)?.is_some();
         }
-        if is_free {
+        let since = match is_free {
+            false if are_writers_kept_out(&index, slot)? => since.or_else(|| Some(Instant::now())),
+            _ => None,
+        };
+        self.held = Hold::Both(slot, since);
+        if is_free || since.is_some_and(|since| since.elapsed() >= KEPT_OUT) {
             index.give_back(lock::read(0), LockMode::Shared)?;
             self.held = Hold::Slot(slot);
         }
@@ -145,21 +159,45 @@ impl Watch {
 
     /// Allows the WAL to be restarted, if all of it is in the database and `seen` is the newest commit. Whether it did.
     pub fn allow_restart(&mut self, connection: &Connection, seen: &Header) -> Result<bool> {
-        let Hold::Slot(slot) = self.held else { return Ok(self.held == Hold::Zero) };
+        let (slot, has_zero) = match self.held {
+            Hold::Slot(slot) => (slot, false),
+            Hold::Both(slot, _) => (slot, true),
+            held => return Ok(held == Hold::Zero),
+        };
         let index = connection.wal_index()?;
-        if !index.take(lock::read(0), LockMode::Shared)? {
+        if !has_zero && !index.take(lock::read(0), LockMode::Shared)? {
             return Ok(false);
         }
         index.barrier();
         let now = walindex::state(&index)?;
         if !now.is_some_and(|now: State| now.is_backfilled() && now.header == *seen) {
-            index.give_back(lock::read(0), LockMode::Shared)?;
+            if !has_zero {
+                index.give_back(lock::read(0), LockMode::Shared)?;
+            }
             return Ok(false);
         }
         index.give_back(lock::read(slot), LockMode::Exclusive)?;
         self.held = Hold::Zero;
         Ok(true)
     }
+}
+
+/// Whether somebody has the write lock who is in no transaction, while we have read locks 0 and `slot`.
+///
+/// Nobody who wants to write finds the database locked by this: with read locks 1 to 4 taken, no transaction begins, which SQLite
+/// tries again, and none is there that could want the write lock.
+fn are_writers_kept_out(index: &WalIndex, slot: i32) -> Result<bool> {
+    if !walindex::state(index)?.is_some_and(|state| state.header.last > FrameNo::ZERO) {
+        return Ok(false);
+    }
+    let mut others = Vec::new();
+    for other in (1..READ_MARKS as i32).filter(|other| *other != slot) {
+        match index.try_lock(lock::read(other), 1)? {
+            Some(held) => others.push(held),
+            None => return Ok(false),
+        }
+    }
+    Ok(index.try_lock(lock::WRITE, 1)?.is_none())
 }
 
 /// Takes a read lock that nobody uses, the last ones first: SQLite's readers begin with the first.

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use rusqlite::{Connection, OpenFlags, ffi};
 
@@ -89,6 +89,8 @@ pub struct Fault {
 pub struct Disk {
     database: PathBuf,
     inner: Mutex<Inner>,
+    /// Tells of the end of a hold.
+    released: Condvar,
     /// Set when something panicked where no panic may leave: in a call from C.
     broken: AtomicBool,
 }
@@ -98,7 +100,28 @@ struct Inner {
     fault: Option<Fault>,
     calls: BTreeMap<Call, usize>,
     fired: usize,
+    /// Calls that do not return for now.
+    held: Option<Call>,
+    /// How many wait for that.
+    waiting: usize,
     journal: Option<Journal>,
+}
+
+/// Calls return again when this is dropped.
+pub struct HeldCalls<'d>(&'d Disk);
+
+impl HeldCalls<'_> {
+    /// How many calls wait.
+    pub fn waiting(&self) -> usize {
+        self.0.lock().waiting
+    }
+}
+
+impl Drop for HeldCalls<'_> {
+    fn drop(&mut self) {
+        self.0.lock().held = None;
+        self.0.released.notify_all();
+    }
 }
 
 impl Disk {
@@ -108,6 +131,7 @@ impl Disk {
         let disk = Arc::new(Disk {
             database: database.to_path_buf(),
             inner: Mutex::default(),
+            released: Condvar::new(),
             broken: AtomicBool::new(false),
         });
         let mut disks = disks();
@@ -131,6 +155,12 @@ impl Disk {
         inner.fault = Some(fault);
         inner.calls.clear();
         inner.fired = 0;
+    }
+
+    /// Has no call of this kind return until the value is dropped.
+    pub fn hold(&self, call: Call) -> HeldCalls<'_> {
+        self.lock().held = Some(call);
+        HeldCalls(self)
     }
 
     /// Has nothing fail any more. How many calls did.
@@ -179,6 +209,10 @@ impl Disk {
     /// What is to become of a call.
     fn verdict(&self, call: Call) -> Verdict {
         let mut inner = self.lock();
+        inner.waiting += 1;
+        inner =
+            self.released.wait_while(inner, |inner| inner.held == Some(call)).unwrap_or_else(PoisonError::into_inner);
+        inner.waiting -= 1;
         let count = inner.calls.entry(call).or_default();
         let n = *count;
         *count += 1;

@@ -18,6 +18,7 @@ pub struct SecondConnection<'s> {
 }
 
 type Open = unsafe extern "C" fn(*const c_char, *mut *mut c_void) -> c_int;
+type OpenThrough = unsafe extern "C" fn(*const c_char, *mut *mut c_void, c_int, *const c_char) -> c_int;
 type Close = unsafe extern "C" fn(*mut c_void) -> c_int;
 type Allow = unsafe extern "C" fn(*mut c_void, c_int) -> c_int;
 type Load = unsafe extern "C" fn(*mut c_void, *const c_char, *const c_char, *mut *mut c_char) -> c_int;
@@ -34,7 +35,7 @@ impl Second {
     }
 
     /// A routine, whose type the caller says.
-    unsafe fn routine<F: Copy>(&self, name: &CStr) -> F {
+    pub(super) unsafe fn routine<F: Copy>(&self, name: &CStr) -> F {
         // SAFETY: the handle is open; what is found is a function, and F the type of it.
         unsafe {
             let found = libc::dlsym(self.handle, name.as_ptr());
@@ -48,6 +49,20 @@ impl Second {
         let mut db = ptr::null_mut();
         // SAFETY: sqlite3_open has this type, and fills `db`.
         let rc = unsafe { self.routine::<Open>(c"sqlite3_open")(name.as_ptr(), &mut db) };
+        assert_eq!(rc, 0, "opening {}", database.display());
+        SecondConnection { sqlite: self, db }
+    }
+
+    /// A connection through the VFS called `vfs`.
+    pub(super) fn connect_through(&self, database: &Path, vfs: &CStr) -> SecondConnection<'_> {
+        const READ_WRITE: c_int = 2;
+        let name = c_text(database.to_str().expect("a path in UTF-8"));
+        let mut db = ptr::null_mut();
+        // SAFETY: sqlite3_open_v2 has this type, and fills `db`.
+        let rc = unsafe {
+            let open = self.routine::<OpenThrough>(c"sqlite3_open_v2");
+            open(name.as_ptr(), &mut db, READ_WRITE, vfs.as_ptr())
+        };
         assert_eq!(rc, 0, "opening {}", database.display());
         SecondConnection { sqlite: self, db }
     }
