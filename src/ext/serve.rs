@@ -68,8 +68,9 @@ pub fn begin(host: Host, session: &Session, registry: &Registry, mut options: Op
     let primary = match running.followed.get(&path) {
         None => Primary::start(&path, &vfs, serving)?,
         Some(Followed { follower, .. }) => {
-            let start =
-                |position| Primary::relay(&path, &vfs, position, serving).map(|primary| Arc::new(Relay(primary)));
+            let start = |position, time| {
+                Primary::relay(&path, &vfs, position, time, serving).map(|primary| Arc::new(Relay(primary)))
+            };
             Arc::clone(&follower.relay_by(start)?.0)
         }
     };

@@ -40,8 +40,9 @@ use super::upload::{Failed, Upload};
 use crate::base::{Error, Kind, PageSize, Position, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::compression::Compression;
-use crate::format::record::{COMPRESSION_HEADER, PAGE_SIZE_HEADER, VERSION_HEADER};
+use crate::format::record::{COMPRESSION_HEADER, PAGE_SIZE_HEADER, TIME_HEADER, VERSION_HEADER};
 use crate::primary::{Ask, Comparison, Primary, Version};
+use crate::sqlite::steady_ms;
 
 /// How many pages are named that differ.
 const SHOWN_PAGES: usize = 1000;
@@ -84,11 +85,12 @@ async fn stream(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
+    let came_at = steady_ms();
     let query = Query::read(&uri)?;
     let ask = query.ask(&headers, client)?;
     let (primary, open) = databases.find(query.value("path"))?;
     let stream = begin(&databases, &primary)?;
-    answer(primary, open, ask, stream).await
+    answer(primary, open, ask, stream, came_at).await
 }
 
 async fn compare(
@@ -98,6 +100,7 @@ async fn compare(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
+    let came_at = steady_ms();
     if version_of(&headers) == Version::V2022 {
         return Ok(wrong_method().await.into_response());
     }
@@ -106,7 +109,7 @@ async fn compare(
     let stream = begin(&databases, &primary)?;
     let checksums = read_checksums(&query, &primary, body, databases.limits().body_timeout).await?;
     let ask = Ask { checksums: Some(checksums), ..query.ask(&headers, client)? };
-    answer(primary, open, ask, stream).await
+    answer(primary, open, ask, stream, came_at).await
 }
 
 async fn verify(State(databases): State<Arc<Databases>>, uri: Uri, body: Body) -> Result<Json<Value>, Refusal> {
@@ -154,7 +157,13 @@ async fn read_checksums(
     }
 }
 
-async fn answer(primary: Arc<Primary>, open: Open, ask: Ask, stream: Stream) -> Result<Response, Refusal> {
+async fn answer(
+    primary: Arc<Primary>,
+    open: Open,
+    ask: Ask,
+    stream: Stream,
+    came_at: i64,
+) -> Result<Response, Refusal> {
     let (version, compression, client) = (ask.version, ask.compression, ask.client.clone());
     let (page_size, heartbeat) = (primary.page_size(), primary.heartbeat());
     let feed = blocking(move || primary.open_feed(ask).map_err(|error| failed(&primary, &error))).await??;
@@ -168,6 +177,8 @@ async fn answer(primary: Arc<Primary>, open: Open, ask: Ask, stream: Stream) -> 
     headers.insert(HeaderName::from_static(PAGE_SIZE_HEADER), HeaderValue::from(page_size.get()));
     if version == Version::V2 {
         headers.insert(HeaderName::from_static(VERSION_HEADER), HeaderValue::from_static("2"));
+        // Rounded up, and the times in records down: no difference of theirs is longer than what has passed.
+        headers.insert(HeaderName::from_static(TIME_HEADER), HeaderValue::from(came_at.saturating_add(1)));
     }
     if compression != Compression::None {
         headers.insert(HeaderName::from_static(COMPRESSION_HEADER), HeaderValue::from_static(compression.name()));
