@@ -83,7 +83,8 @@ fn each_heartbeat_of_an_idle_primary_is_of_a_look_of_its_own() {
     let (_primary, url) = serving_with(&temp.path("primary.db"), "{\"heartbeat_ms\": 20}");
     let mut stream = get(&url, "/stream?path=primary.db", &[("Litestream-Stream-Version", "2")]);
     let began: i64 = stream.header("litestream-time").unwrap().parse().unwrap();
-    let beats = std::iter::from_fn(|| stream::Record::read(&mut stream)).filter(|record| record.kind == stream::HEARTBEAT);
+    let beats =
+        std::iter::from_fn(|| stream::Record::read(&mut stream)).filter(|record| record.kind == stream::HEARTBEAT);
     let times: Vec<i64> =
         beats.take(20).map(|beat| i64::from_be_bytes(beat.payload[..8].try_into().unwrap())).collect();
     assert!(times.is_sorted() && times[19] > began, "{began}: {times:?}");
@@ -133,6 +134,9 @@ fn a_stream_without_times_is_as_old_as_the_request() {
     primary.run("INSERT INTO t(x) VALUES ('two')");
     catch_up(&mut primary, &mut replica);
     let (least, lag) = (opened.elapsed().as_secs_f64(), lag(&mut replica));
-    assert!(lag >= least && lag <= asked.elapsed().as_secs_f64(), "{lag} s, and nothing says how old the last commit is");
+    assert!(
+        lag >= least && lag <= asked.elapsed().as_secs_f64(),
+        "{lag} s, and nothing says how old the last commit is"
+    );
     assert_eq!(replica.ask("SELECT state FROM litestream_status"), "streaming");
 }

@@ -54,11 +54,7 @@ impl Primary {
     }
 
     /// [`Core::reading`] for one of those who share the core with the tail.
-    pub(super) fn reading<T>(
-        &self,
-        core: &mut Core,
-        read: impl FnOnce(&mut Core, Places) -> Result<T>,
-    ) -> Result<T> {
+    pub(super) fn reading<T>(&self, core: &mut Core, read: impl FnOnce(&mut Core, Places) -> Result<T>) -> Result<T> {
         core.reading(
             |core, news| self.publish(core, &news),
             |core, places| {

@@ -299,13 +299,7 @@ impl<'p> Feeder<'p> {
     }
 
     /// A new replica was written up to `position`. `checksums` is what its pages sum up to, if that is known.
-    pub fn made(
-        &mut self,
-        position: Position,
-        newest: Newest,
-        pages: u32,
-        checksums: Option<Checksums>,
-    ) -> Result<()> {
+    pub fn made(&mut self, position: Position, newest: Newest, pages: u32, checksums: Option<Checksums>) -> Result<()> {
         self.replaces = false;
         self.database.set_checksums(checksums);
         self.position = Some(position);

@@ -66,9 +66,17 @@ mod tests {
     fn what_an_upstream_says_is_as_old_as_the_time_between_the_request_and_it_leaves() {
         // The request left here at 1,000 and came there at 500,000, by a clock that is far ahead of ours.
         let times = Times::Since { ours: 1_000, theirs: 500_000 };
-        assert_eq!(at(times, 502_000, 9_000, 77), Some(3_000), "said 2 s after the request came, and heard of 8 s after it left");
+        assert_eq!(
+            at(times, 502_000, 9_000, 77),
+            Some(3_000),
+            "said 2 s after the request came, and heard of 8 s after it left"
+        );
         assert_eq!(at(times, 499_000, 9_000, 77), Some(0), "known before the request came");
-        assert_eq!(at(times, 502_000, 2_500, 77), Some(2_500), "a clock that runs faster there makes nothing of the future");
+        assert_eq!(
+            at(times, 502_000, 2_500, 77),
+            Some(2_500),
+            "a clock that runs faster there makes nothing of the future"
+        );
         assert_eq!(at(times, i64::MAX, 9_000, 77), Some(9_000));
         assert_eq!(at(times, i64::MIN, 9_000, 77), Some(i64::MIN + 1_000));
     }
