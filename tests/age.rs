@@ -82,7 +82,10 @@ fn each_heartbeat_of_an_idle_primary_is_of_a_look_of_its_own() {
     let temp = Temp::new();
     let (_primary, url) = serving_with(&temp.path("primary.db"), "{\"heartbeat_ms\": 20}");
     let mut stream = get(&url, "/stream?path=primary.db", &[("Litestream-Stream-Version", "2")]);
-    let began: i64 = stream.header("litestream-time").unwrap().parse().unwrap();
+    let began: i64 = stream.header("litestream-time").unwrap().split_once(' ').unwrap().0.parse().unwrap();
+    let asked_later = get(&url, "/healthz", &[]);
+    let clock = |answer: &Response| answer.header("litestream-time").unwrap().split_once(' ').unwrap().1.to_string();
+    assert_eq!(clock(&asked_later), clock(&stream), "the same clock, asked for by itself");
     let beats =
         std::iter::from_fn(|| stream::Record::read(&mut stream)).filter(|record| record.kind == stream::HEARTBEAT);
     let times: Vec<i64> =

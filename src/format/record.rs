@@ -46,8 +46,8 @@ pub const COMPRESSION_HEADER: &str = "litestream-compression";
 /// Response header with the page size in bytes, as in 2022.
 pub const PAGE_SIZE_HEADER: &str = "litestream-page-size";
 
-/// Response header with the server's clock when the request came, in milliseconds since the Unix epoch, rounded up. The times
-/// in the records that follow are of the same clock.
+/// Response header with the server's clock when the request came, in milliseconds since the Unix epoch, rounded up; a space, and the
+/// name of that clock, 16 hex digits. The times in the records that follow are of the same clock.
 pub const TIME_HEADER: &str = "litestream-time";
 
 /// The time in a commit or a heartbeat of a sender that does not know it.

@@ -8,8 +8,7 @@ use ureq::http::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
 use ureq::http::{HeaderMap, Response, StatusCode};
 
 use crate::base::{Error, Kind, Result};
-use crate::format::record::{PAGE_SIZE_HEADER, TIME_HEADER, VERSION_HEADER};
-use crate::replica::Times;
+use crate::format::record::{PAGE_SIZE_HEADER, VERSION_HEADER};
 
 /// What streams are.
 pub const STREAM_TYPE: &str = "application/octet-stream";
@@ -43,21 +42,6 @@ pub fn read_head(headers: &HeaderMap) -> Result<(bool, Option<u32>)> {
         })?),
     };
     Ok((version2, page_size))
-}
-
-/// What the times in a stream mean, by the head of its answer; the request was sent at `ours`.
-pub fn times(headers: &HeaderMap, version2: bool, ours: i64) -> Result<Times> {
-    match text(headers, TIME_HEADER) {
-        _ if !version2 => Ok(Times::None { ours }),
-        None => Ok(Times::WallClock),
-        Some(digits) => match digits.parse() {
-            Ok(theirs) => Ok(Times::Since { ours, theirs }),
-            Err(_) => Err(Error::corrupt(format!(
-                "header {TIME_HEADER}: '{}', expected milliseconds since 1970",
-                super::printable(digits)
-            ))),
-        },
-    }
 }
 
 /// The value of a header.

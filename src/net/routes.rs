@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /` | a page that tells of all of the process |
 //! | `GET /status.json` | the same as data |
-//! | `GET /healthz` | `ok` |
+//! | `GET /healthz` | `ok`, and what the server's clock says |
 //! | `GET /metrics` | all that the process counted, in the text format of Prometheus |
 //! | `GET /snapshot?path=P` | database P as a file |
 //! | `GET /stream?path=P&generation=G&index=I&offset=O` | the records of database P, from that position on |
@@ -30,6 +30,7 @@ use axum::routing::{Router, get, post};
 use byteorder::{BigEndian, ByteOrder};
 use serde_json::{Value, json};
 
+use super::clock;
 use super::databases::{Databases, Missing, Open, Stream};
 use super::metrics;
 use super::page;
@@ -57,7 +58,7 @@ pub struct Client(pub String);
 /// Every route, over what is served here; `source` tells of all of the process.
 pub fn router(databases: Arc<Databases>, source: Source) -> Router {
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }).fallback(wrong_method))
+        .route("/healthz", get(health).fallback(wrong_method))
         .route("/snapshot", get(snapshot::get).head(snapshot::head).fallback(wrong_method))
         .route("/stream", get(stream).post(compare).head(wrong_method).fallback(wrong_method))
         .route("/verify", post(verify).fallback(wrong_method))
@@ -73,6 +74,11 @@ fn telling(source: Source) -> Router {
         .route("/metrics", get(metrics::metrics).fallback(wrong_method))
         .route("/status.json", get(page::status).fallback(wrong_method))
         .with_state(Arc::new(Reporter::new(source)))
+}
+
+/// That the server is there, and what its clock says.
+async fn health() -> impl IntoResponse {
+    ([(HeaderName::from_static(TIME_HEADER), clock::header_value(steady_ms()))], "ok\n")
 }
 
 async fn wrong_method() -> impl IntoResponse {
@@ -177,8 +183,7 @@ async fn answer(
     headers.insert(HeaderName::from_static(PAGE_SIZE_HEADER), HeaderValue::from(page_size.get()));
     if version == Version::V2 {
         headers.insert(HeaderName::from_static(VERSION_HEADER), HeaderValue::from_static("2"));
-        // Rounded up, and the times in records down: no difference of theirs is longer than what has passed.
-        headers.insert(HeaderName::from_static(TIME_HEADER), HeaderValue::from(came_at.saturating_add(1)));
+        headers.insert(HeaderName::from_static(TIME_HEADER), clock::header_value(came_at));
     }
     if compression != Compression::None {
         headers.insert(HeaderName::from_static(COMPRESSION_HEADER), HeaderValue::from_static(compression.name()));

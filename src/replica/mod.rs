@@ -34,7 +34,7 @@ pub mod fuzzing;
 
 pub use feeder::Options;
 pub use follower::{Follower, pull};
-pub use hearsay::Times;
+pub use hearsay::{CompareClocks, Hearsay, Times};
 pub use manual::ManualApply;
 pub use promote::promote;
 pub use relay::{Feeding, Relay};

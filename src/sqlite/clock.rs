@@ -7,6 +7,8 @@ use std::mem::MaybeUninit;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use super::api::random_bytes;
+
 /// Counts suspension, as `CLOCK_MONOTONIC` does on other systems than Linux.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 const CLOCK: libc::clockid_t = libc::CLOCK_BOOTTIME;
@@ -28,6 +30,12 @@ pub fn steady() -> Duration {
 /// The same in milliseconds, rounded down: how times are sent and compared.
 pub fn steady_ms() -> i64 {
     i64::try_from(steady().as_millis()).unwrap_or(i64::MAX)
+}
+
+/// The name of this clock: that of another process has another one, by chance.
+pub fn steady_id() -> u64 {
+    static NAME: LazyLock<u64> = LazyLock::new(|| u64::from_le_bytes(random_bytes()));
+    *NAME
 }
 
 /// How long ago `then` of [`steady_ms`] was; zero if that lies ahead.
