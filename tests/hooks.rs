@@ -5,6 +5,7 @@ mod support;
 
 use std::ffi::{c_char, c_int, c_void};
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 
 use rusqlite::{Connection, ffi};
 use support::*;
@@ -15,23 +16,21 @@ const AUTO_CHECKPOINT: &str = "PRAGMA wal_autocheckpoint";
 
 unsafe extern "C" fn count(calls: *mut c_void, _: *mut ffi::sqlite3, _: *const c_char, _: c_int) -> c_int {
     // SAFETY: `hook` passed a counter that outlives the connection.
-    unsafe { *calls.cast::<u32>() += 1 };
+    unsafe { &*calls.cast::<AtomicU32>() }.fetch_add(1, SeqCst);
     0
 }
 
 /// Puts a hook of the application's own on the commits of `connection`, which counts its calls.
-fn hook(connection: &Connection, calls: &mut u32) {
+fn hook(connection: &Connection, calls: &AtomicU32) {
     // SAFETY: the connection is open, and the tests keep the counter for longer than it.
-    unsafe { ffi::sqlite3_wal_hook(connection.handle(), Some(count), (&raw mut *calls).cast()) };
+    unsafe { ffi::sqlite3_wal_hook(connection.handle(), Some(count), std::ptr::from_ref(calls).cast_mut().cast()) };
 }
 
 /// Fails unless a commit on `connection` calls the hook that counts in `calls`.
-fn assert_called(connection: &Connection, calls: &mut u32, when: &str) {
-    let before = std::mem::take(calls);
+fn assert_called(connection: &Connection, calls: &AtomicU32, when: &str) {
+    let before = calls.load(SeqCst);
     connection.run("INSERT INTO t(x) VALUES (1)");
-    // Read as it is in memory: the hook has written to it behind the compiler's back.
-    let now = unsafe { std::ptr::read_volatile(calls) };
-    assert_eq!(now, 1, "calls of the application's hook {when}; there were {before} before");
+    assert_eq!(calls.load(SeqCst) - before, 1, "calls of the application's hook {when}");
 }
 
 fn new(path: &Path) -> Connection {
@@ -70,31 +69,31 @@ fn every_schema_of_a_connection_that_serves_is_checkpointed_as_before() {
 #[test]
 fn a_hook_of_the_application_is_called_whenever_it_was_set() {
     let temp = Temp::new();
-    let (mut early, mut late, mut between) = (0, 0, 0);
+    let [early, late, between] = [const { AtomicU32::new(0) }; 3];
     let connection = new(&temp.path("early.db"));
-    hook(&connection, &mut early);
+    hook(&connection, &early);
     connection.ask::<String>(SERVE);
-    assert_called(&connection, &mut early, "set before serving, while it is served");
+    assert_called(&connection, &early, "set before serving, while it is served");
     connection.ask::<String>(STOP);
-    assert_called(&connection, &mut early, "set before serving, after it");
+    assert_called(&connection, &early, "set before serving, after it");
     drop(connection);
 
     let connection = new(&temp.path("late.db"));
     connection.ask::<String>(SERVE);
-    hook(&connection, &mut late);
-    assert_called(&connection, &mut late, "set while it is served");
+    hook(&connection, &late);
+    assert_called(&connection, &late, "set while it is served");
     connection.ask::<String>(STOP);
-    assert_called(&connection, &mut late, "set while it was served, after it");
+    assert_called(&connection, &late, "set while it was served, after it");
     connection.ask::<String>(SERVE);
-    assert_called(&connection, &mut late, "set while it was served, and served again");
+    assert_called(&connection, &late, "set while it was served, and served again");
     drop(connection);
 
     let connection = new(&temp.path("between.db"));
     connection.ask::<String>(SERVE);
     connection.ask::<String>(STOP);
-    hook(&connection, &mut between);
+    hook(&connection, &between);
     connection.ask::<String>(SERVE);
-    assert_called(&connection, &mut between, "set between two times of serving, in the second");
+    assert_called(&connection, &between, "set between two times of serving, in the second");
 }
 
 #[test]
