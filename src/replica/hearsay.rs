@@ -47,6 +47,8 @@ pub struct Newest {
     /// Whether the upstream says so again and again, so that it should never lie far back. Otherwise one that is not known changes
     /// nothing of what was known before.
     pub is_told: bool,
+    /// Whether this is the last that has come, and was just waited for: then it is not our own delay if it lies far back.
+    pub is_last_word: bool,
 }
 
 /// The times of one stream.
@@ -95,7 +97,7 @@ impl Times {
 
     fn newest_as_of(&mut self, time: i64, now: i64, wall: i64) -> Newest {
         let at = match self {
-            Times::None { ours } => return Newest { at: Some(*ours), is_told: false },
+            Times::None { ours } => return Newest { at: Some(*ours), is_told: false, is_last_word: false },
             _ if time == crate::format::record::NO_TIME => None,
             Times::Since { ours, theirs, .. } => {
                 let at = ours.saturating_add(time.saturating_sub(*theirs));
@@ -105,7 +107,7 @@ impl Times {
             }
             Times::WallClock => Some(now.saturating_sub(wall.saturating_sub(time)).min(now)),
         };
-        Newest { at, is_told: true }
+        Newest { at, is_told: true, is_last_word: false }
     }
 }
 
@@ -153,7 +155,7 @@ mod tests {
         assert_eq!(at(Times::WallClock, 0, 9_000, 1_000), None);
         assert_eq!(at(ASKED, 0, 9_000, 1_000), None);
         let untimed = Times::None { ours: 1_000 }.newest_as_of(0, 9_000, 1_000);
-        assert_eq!(untimed, Newest { at: Some(1_000), is_told: false }, "version 1: as of when it was asked for");
+        assert_eq!((untimed.at, untimed.is_told), (Some(1_000), false), "version 1: as of when it was asked for");
     }
 
     #[test]

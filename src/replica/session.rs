@@ -3,7 +3,7 @@
 use std::io::Read;
 
 use super::feeder::{Feeder, Until};
-use super::hearsay::Hearsay;
+use super::hearsay::{Hearsay, Newest};
 use super::pending::Pending;
 use super::records::Records;
 use crate::base::{Error, Kind, PageSize, Position, Result};
@@ -141,7 +141,8 @@ impl Session {
                 if self.pending.is_empty() && self.commit.is_none() {
                     check_heartbeat(header.position, feeder.position())?;
                     self.hearsay.keep_up();
-                    feeder.stand(header.position, self.hearsay.newest(time))?;
+                    let is_last_word = !records.has_more();
+                    feeder.stand(header.position, Newest { is_last_word, ..self.hearsay.newest(time) })?;
                     // A quiet moment.
                     feeder.make_durable()?;
                     feeder.count(records.bytes);

@@ -363,7 +363,7 @@ impl Inner {
             self.equal_at = newest.at;
         }
         (self.state, self.reason) = (State::Streaming, None);
-        if !newest.is_told {
+        if !newest.is_last_word {
             return;
         }
         let age = newest.at.map(steady_since);
