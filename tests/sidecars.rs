@@ -226,3 +226,34 @@ fn a_folder_that_cannot_be_written_is_told_of_before_anything_is_done() {
         assert_eq!(connection.ask::<i64>("SELECT count(*) FROM sqlite_schema"), 0, "{what}: nothing was done");
     }
 }
+
+/// Positions come up again then, and a wait could take an older state for the one that it waits for.
+#[test]
+fn a_wait_is_right_with_a_primary_that_an_older_sidecar_was_put_back_for() {
+    let temp = Temp::new();
+    let (primary_path, replica_path) = (temp.path("primary.db"), temp.path("replica.db"));
+    let generation = with_suffix(&primary_path, "-litestream").join("generation");
+    let (first, url) = serving(&primary_path);
+    first.kill();
+    let older = fs::read(&generation).unwrap();
+    let serve = format!("SELECT litestream_serve('{}')", address(&url));
+    let mut second = Shell::open(&primary_path);
+    second.run(&serve);
+    let mut replica = following(&replica_path, &url);
+    second.run("INSERT INTO t(x) VALUES (zeroblob(100000))");
+    let reached = catch_up(&mut second, &mut replica);
+    second.kill();
+    until_gives(&mut replica, "SELECT state FROM litestream_status", "reconnecting");
+    fs::write(&generation, older).unwrap();
+    stock(&primary_path, "PRAGMA wal_checkpoint(TRUNCATE)");
+    let mut third = Shell::open(&primary_path);
+    third.run(&serve);
+    third.run("INSERT INTO t(x) VALUES ('in its place')");
+    let again: String = third.ask("SELECT litestream_position()");
+    assert_eq!(again[..33], reached[..33], "the same index");
+    assert!(again < reached, "{again} came up before {reached}");
+    until_gives(&mut replica, "SELECT state FROM litestream_status", "streaming");
+    catch_up(&mut third, &mut replica);
+    assert_eq!(replica.ask("SELECT count(*) FROM t WHERE x = 'in its place'"), "1");
+    assert_same_pages(&primary_path, &replica_path);
+}

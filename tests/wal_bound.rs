@@ -45,7 +45,8 @@ fn a_client_of_2022_that_reads_nothing_holds_the_wal_no_longer_than_to_its_limit
     let largest = (0..300).map(|_| write_one_mib(&writer, &path)).max().unwrap();
     // Its limit is 64 MiB; a checkpoint has to be over before the WAL begins anew.
     assert!(largest > 48 * MIB, "the WAL grew to {largest} bytes: the snapshot held nothing");
-    assert!(largest < 120 * MIB, "the WAL grew to {largest} bytes");
+    // Held for as long as the client stays, it would have all 300 MiB.
+    assert!(largest < 200 * MIB, "the WAL grew to {largest} bytes");
     let mut replica = following(&temp.path("replica.db"), &url);
     catch_up(&mut primary, &mut replica);
     assert_same_pages(&path, &temp.path("replica.db"));

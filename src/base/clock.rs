@@ -1,6 +1,6 @@
 //! Wall-clock time as the wire carries it.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Milliseconds since the Unix epoch, now.
 pub fn unix_ms() -> i64 {
@@ -25,11 +25,6 @@ pub fn utc(unix_ms: i64) -> String {
     let year = year + era * 400 + i64::from(month <= 2);
     let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
     format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
-}
-
-/// How long ago `then` (milliseconds since the Unix epoch) was; zero if it lies in the future.
-pub fn elapsed_since_unix_ms(then: i64) -> Duration {
-    Duration::from_millis(u64::try_from(unix_ms().saturating_sub(then)).unwrap_or(0))
 }
 
 #[cfg(test)]

@@ -40,6 +40,9 @@ pub const SNAPSHOT_2022_WAL_BYTES: u64 = 64 << 20;
 /// How often an idle stream says that it is alive, and where its primary is.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// An age at which what a primary or a replica knows counts as stalled: a healthy one is a heartbeat old at most.
+pub const STALLED: Duration = Duration::from_secs(3);
+
 /// How long a stream may be silent before its reader gives it up.
 pub const SILENCE: Duration = Duration::from_secs(10);
 

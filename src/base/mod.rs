@@ -10,7 +10,7 @@ mod position;
 
 pub mod limits;
 
-pub use clock::{elapsed_since_unix_ms, unix_ms, utc};
+pub use clock::{unix_ms, utc};
 pub use error::{Error, Kind, Past, Result};
 pub use headway::Headway;
 pub use page::{FrameNo, PageSize, Pgno};

@@ -110,6 +110,7 @@ impl Asked {
     fn of(host: Host, mut given: Options) -> Result<(Place, Asked)> {
         let schema = given.text("schema", "main")?;
         let path = file_of(host, &schema, "following")?;
+        host.share_close_settings(&schema, &path);
         given.surround(Some("upstream"), Some(&path))?;
         let (url, from) = given.place("upstream", "a URL")?;
         let url = full_url(&url, &from, Some(&path))?;

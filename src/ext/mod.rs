@@ -2,6 +2,7 @@
 
 mod apply;
 mod auto;
+mod commits;
 mod config;
 mod credentials;
 mod follow;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::commits;
 use super::options::Options;
 use super::registry::{Doing, Followed, Registry, Served, file_of, path_of, told};
 use super::relay::Relay;
@@ -51,6 +52,7 @@ pub fn begin(host: Host, session: &Session, registry: &Registry, mut options: Op
     let path = file_of(host, &schema, "serving")?;
     let relays = registry.follower(&path).is_some();
     check_servable(host, &schema, &path.display().to_string(), relays)?;
+    host.share_close_settings(&schema, &path);
     let mut running = registry.running();
     if let Some(served) = running.served.get(&path) {
         return match difference(served, &address, serving, &mut options)? {
@@ -68,8 +70,9 @@ pub fn begin(host: Host, session: &Session, registry: &Registry, mut options: Op
     let primary = match running.followed.get(&path) {
         None => Primary::start(&path, &vfs, serving)?,
         Some(Followed { follower, .. }) => {
-            let start =
-                |position| Primary::relay(&path, &vfs, position, serving).map(|primary| Arc::new(Relay(primary)));
+            let start = |position, time| {
+                Primary::relay(&path, &vfs, position, time, serving).map(|primary| Arc::new(Relay(primary)))
+            };
             Arc::clone(&follower.relay_by(start)?.0)
         }
     };
@@ -82,7 +85,7 @@ pub fn begin(host: Host, session: &Session, registry: &Registry, mut options: Op
     running.let_go.remove(&(path.clone(), Doing::Serving));
     running.served.insert(path, Served { primary: Arc::clone(&primary), server, url: url.clone() });
     if !primary.is_relay() {
-        install_hook(host, session, &schema, &primary)?;
+        commits::watch(host, session, &schema, &primary)?;
     }
     Ok(url.into())
 }
@@ -150,30 +153,5 @@ fn check_servable(host: Host, schema: &str, name: &str, relays: bool) -> Result<
              run PRAGMA locking_mode=NORMAL and read from it once first"
         )));
     }
-    Ok(())
-}
-
-/// Puts a hook on the commits of the calling connection, so that they are seen at once. Only in place of SQLite's own
-/// auto-checkpoint, whose work it then does: a hook of the application stays, and its commits are seen by looking.
-fn install_hook(host: Host, session: &Session, schema: &str, primary: &Arc<Primary>) -> Result<()> {
-    let mut session = session.lock();
-    let auto_checkpoint = match session.auto_checkpoint {
-        Some(frames) => frames,
-        None => {
-            let frames = host.query_text("PRAGMA wal_autocheckpoint")?;
-            frames.and_then(|frames| frames.parse().ok()).unwrap_or(0)
-        }
-    };
-    if auto_checkpoint == 0 {
-        return Ok(());
-    }
-    let (weak, name) = (Arc::downgrade(primary), schema.to_string());
-    let hook = move |host: Host, frames: u32| match weak.upgrade() {
-        Some(primary) => primary.committed(host, &name, frames, auto_checkpoint),
-        None if frames >= auto_checkpoint => drop(host.checkpoint(&name)),
-        None => {}
-    };
-    host.on_commit(schema, Box::new(hook))?;
-    session.auto_checkpoint = Some(auto_checkpoint);
     Ok(())
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use super::commits::Commits;
 use crate::replica::ManualApply;
 
 /// The state of one connection.
@@ -15,8 +16,8 @@ pub struct Session {
 pub struct Inner {
     /// What frames are applied to by hand, once one was.
     pub manual: Option<Manual>,
-    /// What the auto-checkpoint was that our hook took the place of.
-    pub auto_checkpoint: Option<u32>,
+    /// What our hook on its commits does, once there was one.
+    pub commits: Option<&'static Commits>,
 }
 
 /// A database that frames are applied to by hand.

@@ -7,7 +7,7 @@ use crate::sqlite::{Call, Output};
 
 /// Ends serving and following the database of the calling connection, and the addresses for metrics that were opened from it.
 /// Returns what was ended, or NULL.
-pub fn stop(call: &Call, session: &Session, registry: &Registry) -> Result<Output> {
+pub fn stop(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
     let path = path_of(call.host(), "main")?;
     let served = path.as_deref().and_then(|path| registry.stop_serving(path)).map(|url| format!("served {url}"));
     let followed = path.as_deref().and_then(|path| registry.stop_following(path)).map(|url| format!("followed {url}"));
@@ -17,9 +17,6 @@ pub fn stop(call: &Call, session: &Session, registry: &Registry) -> Result<Outpu
         path.iter().for_each(|path| registry.lets_go(path, doing));
     }
     let told = told.into_iter().map(|url| format!("metrics at {url}"));
-    if let (Some(_), Some(frames)) = (&served, session.lock().auto_checkpoint.take()) {
-        call.host().auto_checkpoint(frames);
-    }
     let ended: Vec<String> = served.into_iter().chain(followed).chain(told).collect();
     Ok(Some(ended.join("; ")).filter(|ended| !ended.is_empty()).into())
 }

@@ -12,6 +12,7 @@ use ureq::{Agent, Body, RequestBuilder, Timeout};
 use serde_json::Value as Json;
 
 use super::answer::{STREAM_TYPE, read_head, refusal, text};
+use super::clock;
 use super::credentials::Credentials;
 use super::stop::{Stop, stopped};
 use super::stream_body::StreamBody;
@@ -19,8 +20,8 @@ use super::url::Url;
 use crate::base::{Error, Kind, Position, Result};
 use crate::format::compression::Compression;
 use crate::format::record::{COMPRESSION_HEADER, VERSION_HEADER};
-use crate::replica::{Compared, Have, Opened, PageSums, Upstream};
-use crate::sqlite::{guarded, spawn};
+use crate::replica::{Compared, Have, Hearsay, Opened, PageSums, Upstream};
+use crate::sqlite::{guarded, spawn, steady_ms};
 
 /// How long a name may take to resolve, and a connection to be made.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -143,15 +144,19 @@ struct Request {
 
 impl Request {
     fn run(self) -> Result<Opened> {
+        let mut sent = steady_ms();
         let mut response = self.ask(&self.have)?;
         if matches!(self.have, Have::Pages(_)) && response.status() == StatusCode::METHOD_NOT_ALLOWED {
             // A server of 2022 knows nothing of checksums, and sends everything.
+            sent = steady_ms();
             response = self.ask(&Have::Nothing)?;
         }
         if response.status() != StatusCode::OK {
             return Err(refusal(response, self.silence, self.authorization.is_some()));
         }
         let (version2, page_size) = read_head(response.headers())?;
+        let times = clock::times(response.headers(), version2, sent)?;
+        let hearsay = Hearsay::new(times, clock::comparing(&self.agent, self.url.health()));
         let agreed = text(response.headers(), COMPRESSION_HEADER) == Some(self.compression.name());
         let compression = if agreed { self.compression } else { Compression::None };
         let body = StreamBody {
@@ -160,7 +165,7 @@ impl Request {
             silence: self.silence,
             stop: self.stop,
         };
-        Ok(Opened { version2, compression, page_size, body: Box::new(body) })
+        Ok(Opened { version2, compression, hearsay, page_size, body: Box::new(body) })
     }
 
     fn compare(&self, have: &PageSums, position: Option<Position>) -> Result<Compared> {

@@ -15,6 +15,7 @@ mod address;
 mod admission;
 mod answer;
 mod client;
+mod clock;
 mod connection;
 mod credentials;
 mod databases;

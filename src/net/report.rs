@@ -168,8 +168,8 @@ fn of_served(Served { primary, url, warning }: &Served) -> Row {
     Row {
         path: primary.path().to_path_buf(),
         role: if primary.is_relay() { "relay" } else { "primary" },
-        state: if status.failing { "stalled" } else { "serving" },
-        reason: failing.or_else(|| warning.map(str::to_string)),
+        state: if status.failing || status.stalled.is_some() { "stalled" } else { "serving" },
+        reason: failing.or(status.stalled).or_else(|| warning.map(str::to_string)),
         url: url.clone(),
         position: status.position,
         lag: None,

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `GET /` | a page that tells of all of the process |
 //! | `GET /status.json` | the same as data |
-//! | `GET /healthz` | `ok` |
+//! | `GET /healthz` | `ok`, and what the server's clock says |
 //! | `GET /metrics` | all that the process counted, in the text format of Prometheus |
 //! | `GET /snapshot?path=P` | database P as a file |
 //! | `GET /stream?path=P&generation=G&index=I&offset=O` | the records of database P, from that position on |
@@ -30,6 +30,7 @@ use axum::routing::{Router, get, post};
 use byteorder::{BigEndian, ByteOrder};
 use serde_json::{Value, json};
 
+use super::clock;
 use super::databases::{Databases, Missing, Open, Stream};
 use super::metrics;
 use super::page;
@@ -40,8 +41,9 @@ use super::upload::{Failed, Upload};
 use crate::base::{Error, Kind, PageSize, Position, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::compression::Compression;
-use crate::format::record::{COMPRESSION_HEADER, PAGE_SIZE_HEADER, VERSION_HEADER};
+use crate::format::record::{COMPRESSION_HEADER, PAGE_SIZE_HEADER, TIME_HEADER, VERSION_HEADER};
 use crate::primary::{Ask, Comparison, Primary, Version};
+use crate::sqlite::steady_ms;
 
 /// How many pages are named that differ.
 const SHOWN_PAGES: usize = 1000;
@@ -56,7 +58,7 @@ pub struct Client(pub String);
 /// Every route, over what is served here; `source` tells of all of the process.
 pub fn router(databases: Arc<Databases>, source: Source) -> Router {
     Router::new()
-        .route("/healthz", get(|| async { "ok\n" }).fallback(wrong_method))
+        .route("/healthz", get(health).fallback(wrong_method))
         .route("/snapshot", get(snapshot::get).head(snapshot::head).fallback(wrong_method))
         .route("/stream", get(stream).post(compare).head(wrong_method).fallback(wrong_method))
         .route("/verify", post(verify).fallback(wrong_method))
@@ -74,6 +76,11 @@ fn telling(source: Source) -> Router {
         .with_state(Arc::new(Reporter::new(source)))
 }
 
+/// That the server is there, and what its clock says.
+async fn health() -> impl IntoResponse {
+    ([(HeaderName::from_static(TIME_HEADER), clock::header_value(steady_ms()))], "ok\n")
+}
+
 async fn wrong_method() -> impl IntoResponse {
     ([(ALLOW, HeaderValue::from_static("GET"))], refuse(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed"))
 }
@@ -84,11 +91,12 @@ async fn stream(
     uri: Uri,
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
+    let came_at = steady_ms();
     let query = Query::read(&uri)?;
     let ask = query.ask(&headers, client)?;
     let (primary, open) = databases.find(query.value("path"))?;
     let stream = begin(&databases, &primary)?;
-    answer(primary, open, ask, stream).await
+    answer(primary, open, ask, stream, came_at).await
 }
 
 async fn compare(
@@ -98,6 +106,7 @@ async fn compare(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
+    let came_at = steady_ms();
     if version_of(&headers) == Version::V2022 {
         return Ok(wrong_method().await.into_response());
     }
@@ -106,7 +115,7 @@ async fn compare(
     let stream = begin(&databases, &primary)?;
     let checksums = read_checksums(&query, &primary, body, databases.limits().body_timeout).await?;
     let ask = Ask { checksums: Some(checksums), ..query.ask(&headers, client)? };
-    answer(primary, open, ask, stream).await
+    answer(primary, open, ask, stream, came_at).await
 }
 
 async fn verify(State(databases): State<Arc<Databases>>, uri: Uri, body: Body) -> Result<Json<Value>, Refusal> {
@@ -154,7 +163,13 @@ async fn read_checksums(
     }
 }
 
-async fn answer(primary: Arc<Primary>, open: Open, ask: Ask, stream: Stream) -> Result<Response, Refusal> {
+async fn answer(
+    primary: Arc<Primary>,
+    open: Open,
+    ask: Ask,
+    stream: Stream,
+    came_at: i64,
+) -> Result<Response, Refusal> {
     let (version, compression, client) = (ask.version, ask.compression, ask.client.clone());
     let (page_size, heartbeat) = (primary.page_size(), primary.heartbeat());
     let feed = blocking(move || primary.open_feed(ask).map_err(|error| failed(&primary, &error))).await??;
@@ -168,6 +183,7 @@ async fn answer(primary: Arc<Primary>, open: Open, ask: Ask, stream: Stream) -> 
     headers.insert(HeaderName::from_static(PAGE_SIZE_HEADER), HeaderValue::from(page_size.get()));
     if version == Version::V2 {
         headers.insert(HeaderName::from_static(VERSION_HEADER), HeaderValue::from_static("2"));
+        headers.insert(HeaderName::from_static(TIME_HEADER), clock::header_value(came_at));
     }
     if compression != Compression::None {
         headers.insert(HeaderName::from_static(COMPRESSION_HEADER), HeaderValue::from_static(compression.name()));

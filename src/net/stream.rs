@@ -94,7 +94,7 @@ impl Stream for FeedStream {
     fn poll_next(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let this = self.get_mut();
         if this.open.has_changed().is_err() {
-            this.state = State::Over;
+            let_go(mem::replace(&mut this.state, State::Over));
         }
         loop {
             let bytes = match mem::replace(&mut this.state, State::Over) {
@@ -130,6 +130,22 @@ impl Stream for FeedStream {
                 return Poll::Ready(Some(Ok(bytes)));
             }
         }
+    }
+}
+
+/// Drops a feed on a thread that may wait: it may be the last that has the database open, and closing that may write.
+fn let_go(state: State) {
+    if matches!(state, State::Over | State::Reading(_)) {
+        return;
+    }
+    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        runtime.spawn_blocking(move || drop(state));
+    }
+}
+
+impl Drop for FeedStream {
+    fn drop(&mut self) {
+        let_go(mem::replace(&mut self.state, State::Over));
     }
 }
 

@@ -82,6 +82,11 @@ impl Url {
     }
 
     /// The stream, for a replica that has this.
+    /// Where the server says that it is there.
+    pub(super) fn health(&self) -> String {
+        format!("{}/healthz", self.base())
+    }
+
     pub(super) fn stream(&self, have: &Have) -> String {
         match have {
             Have::Nothing => self.request("stream", None, None),

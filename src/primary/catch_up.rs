@@ -83,8 +83,7 @@ impl CatchUp {
     /// The next chunk; it may be empty.
     pub fn step(&mut self, primary: &Primary) -> Result<Chunk> {
         let mut core = primary.lock_core();
-        let mut chunk =
-            core.reading(|core, news| primary.publish(core, &news), |core, places| self.read(primary, core, places))?;
+        let mut chunk = primary.reading(&mut core, |core, places| self.read(primary, core, places))?;
         // Reading for checksums only can take long. A replica that is new is sent pages all the time.
         let is_new = matches!(self.lacks, Lacks::Everything);
         if chunk.records.is_empty() && !is_new && self.sent.elapsed() >= primary.heartbeat() {

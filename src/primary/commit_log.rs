@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -40,8 +39,8 @@ pub(super) struct Entry {
     pub reached: Position,
     /// The same as an LSN.
     pub lsn: Lsn,
-    /// When it was seen.
-    pub at: Instant,
+    /// When the look began that found it, in ms by this process' clock.
+    pub at: i64,
 }
 
 /// What the log has for a reader.
@@ -119,9 +118,14 @@ impl CommitLog {
         (inner.end() == n).then_some(inner.reached)
     }
 
+    /// The position after the last entry.
+    pub fn reached(&self) -> Position {
+        self.lock().reached
+    }
+
     /// Since when entry number `n` is there to be read; none if it is not there yet. For one that is gone, the oldest that is kept
     /// says since when at least.
-    pub fn waiting_since(&self, n: u64) -> Option<Instant> {
+    pub fn waiting_since(&self, n: u64) -> Option<i64> {
         let inner = self.lock();
         let i = usize::try_from(n.saturating_sub(inner.first)).unwrap_or(usize::MAX);
         inner.entries.get(i).map(|(entry, _)| entry.at)
@@ -174,7 +178,7 @@ mod tests {
         let reached = Position { generation: Generation(1), index: 0, offset: u64::from(frame) };
         let lsn = Lsn::new(0, FrameNo(frame));
         let records = records.map(Bytes::from_static);
-        Entry { records, compressed: Arc::default(), pages: 1, commits: 1, reached, lsn, at: Instant::now() }
+        Entry { records, compressed: Arc::default(), pages: 1, commits: 1, reached, lsn, at: i64::from(frame) }
     }
 
     #[test]

@@ -45,7 +45,7 @@ impl Primary {
     /// Reads some pages whose checksum is not known, and calls `then` if there are none left.
     pub(super) fn with_more_read<T>(&self, then: impl Fn(&Core) -> T) -> Result<Option<T>> {
         let mut core = self.lock_core();
-        core.reading(|core, news| self.publish(core, &news), |core, places| core.read_unread(places, AT_ONCE))?;
+        self.reading(&mut core, |core, places| core.read_unread(places, AT_ONCE))?;
         Ok((core.map.unread() == 0).then(|| then(&core)))
     }
 }

@@ -1,14 +1,15 @@
 //! What the tail knows of the database, and the hold on its WAL that makes it safe to know it.
 
+use std::cell::Cell;
 use std::ffi::CStr;
 use std::path::Path;
 
 use super::history::History;
 use super::page_map::PageMap;
-use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result, unix_ms};
+use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result};
 use crate::format::page_file::Mark;
 use crate::format::wal::Salts;
-use crate::sqlite::{Connection, OpenMode, random_bytes};
+use crate::sqlite::{Connection, OpenMode, random_bytes, steady_ms};
 use crate::store::{State, Watch, page_of, page_size, pages, state, valid_state};
 
 /// Where the tail has read the WAL up to.
@@ -57,8 +58,12 @@ pub(super) struct Core {
     pub(super) floor: Lsn,
     /// How many pages were found to have changed without a commit.
     pub(super) unexplained: u64,
-    /// For a database that is a replica itself: its upstream's clock when the position was reached, in ms since 1970.
+    /// For a database that is a replica itself: when its position was the newest, by this process' clock.
     pub(super) origin_time: Option<i64>,
+    /// When the last look at the wal-index began.
+    look_began: Cell<i64>,
+    /// When the last look began of which all was taken in: whatever was committed before is in the map.
+    pub(super) looked: i64,
 }
 
 impl Core {
@@ -75,12 +80,12 @@ impl Core {
         Ok(core)
     }
 
-    /// The same for a database that is a replica, at a position of its upstream.
-    pub fn open_replica(path: &Path, vfs: &CStr, position: Position) -> Result<Core> {
+    /// The same for a database that is a replica, at a position of its upstream that was the newest at `time`.
+    pub fn open_replica(path: &Path, vfs: &CStr, position: Position, time: i64) -> Result<Core> {
         let (mut core, _) = Core::begin(path, vfs)?;
         core.position = position;
         core.floor = core.lsn();
-        core.origin_time = Some(unix_ms());
+        core.origin_time = Some(time);
         core.map.resize(core.seen.pages);
         Ok(core)
     }
@@ -97,6 +102,7 @@ impl Core {
         }
         let page_size = page_size(&reader)?;
         let watch = Watch::begin(&watcher)?;
+        let looked = steady_ms();
         let state = valid_state(&reader)?;
         let header = state.header;
         let mark = Mark { salts: header.salts, last: header.last, checksum: header.frame_checksum };
@@ -109,6 +115,8 @@ impl Core {
             floor: Lsn::ZERO,
             unexplained: 0,
             origin_time: None,
+            look_began: Cell::new(looked),
+            looked,
             watcher,
             watch,
             unwatched: false,
@@ -156,6 +164,7 @@ impl Core {
 
     /// What the wal-index says now.
     pub fn look(&self) -> Result<State> {
+        self.look_began.set(steady_ms());
         match state(&self.watcher.wal_index()?)? {
             Some(state) => Ok(state),
             None => valid_state(&self.reader),
@@ -167,13 +176,25 @@ impl Core {
         self.watcher.wal_index().and_then(|index| state(&index)).is_ok_and(|state| state.is_some())
     }
 
-    /// Takes in what was committed since the last look. None if nothing was; a WAL restarted without a commit since is
-    /// something, from frame 0 to frame 0.
+    /// Takes in what was committed up to the last look, which found `state`. None if nothing was; a WAL restarted without a commit
+    /// since is something, from frame 0 to frame 0.
     pub fn take_in(&mut self, state: &State) -> Result<Option<News>> {
-        match self.unwatched {
+        let began = self.look_began.get();
+        let news = match self.unwatched {
             true => self.take_back(),
             false => self.follow(state),
+        }?;
+        self.looked = began;
+        Ok(news)
+    }
+
+    /// Whether all that was committed has been taken in, by a glance at shared memory: it never waits and reads no file. None if
+    /// that cannot be said.
+    pub fn is_up_to_date(&self) -> Result<Option<bool>> {
+        if self.unwatched || self.uncompared {
+            return Ok(None);
         }
+        Ok(state(&self.watcher.wal_index()?)?.map(|state| !self.is_news(&state)))
     }
 
     /// The same, for a WAL that was held all the time.

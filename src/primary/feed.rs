@@ -174,9 +174,14 @@ impl Feed {
     /// that the replica was sent everything.
     pub fn heartbeat(&mut self) -> Option<Bytes> {
         let Mode::Live(next, _) = self.mode else { return None };
-        let position = self.log().position_at(next).filter(|_| self.version == Version::V2)?;
+        if self.version != Version::V2 || self.primary.is_stopped() {
+            return None;
+        }
+        // In this order: what was found by then is in the log.
+        let time = self.primary.known_at();
+        let position = self.log().position_at(next)?;
         let mut out = Vec::new();
-        record::heartbeat(position, self.primary.equal_at(), &mut out);
+        record::heartbeat(position, time, &mut out);
         self.sending = Sending::Live;
         self.count(0, 0, out.len());
         Some(Bytes::from(out))
@@ -294,7 +299,8 @@ impl Feed {
         if self.version == Version::V2022 {
             return Ok(Step::End);
         }
-        let position = self.primary.lock_core().position();
+        // Where the log ends is known without waiting for anyone: this may be the thread that all streams share.
+        let position = self.log().reached();
         let mut out = Vec::new();
         record::error(position, &self.primary.told_to_others(error), &mut out);
         Ok(Step::Send(Bytes::from(out)))

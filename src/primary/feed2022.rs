@@ -62,10 +62,7 @@ impl Resend {
         let reader = Connection::open(primary.path(), primary.vfs(), OpenMode::Existing)?;
         let mut core = primary.lock_core();
         reader.pin()?;
-        core.reading(
-            |core, news| primary.publish(core, &news),
-            |core, places| self.begin(primary, core, places, reader),
-        )
+        primary.reading(&mut core, |core, places| self.begin(primary, core, places, reader))
     }
 
     /// What is sent first. The places are of after `reader` began, so that what counts as in the database it finds there.

@@ -18,6 +18,7 @@ mod counters;
 mod feed;
 mod feed2022;
 mod history;
+mod knowledge;
 mod page_map;
 mod pages;
 mod relay;

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::core::{Core, News};
-use crate::base::{FrameNo, Pgno, Result, limits, unix_ms};
+use crate::base::{FrameNo, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::record;
 use crate::format::wal::{FRAME_HEADER_SIZE, frame_offset, frame_size};
@@ -76,8 +76,9 @@ impl Core {
     /// Appends the commit record for what has been seen, if it is known what the database sums up to. Whether it is.
     pub fn commit_record(&self, out: &mut Vec<u8>) -> bool {
         let Some(checksum) = self.map.total() else { return false };
-        let commit =
-            record::Commit { pages: self.seen().pages, checksum, time: self.origin_time.unwrap_or_else(unix_ms) };
+        // What was read for it was read later, and may have taken long: it is as old as the look that found it.
+        let time = self.origin_time.unwrap_or(self.looked);
+        let commit = record::Commit { pages: self.seen().pages, checksum, time };
         commit.encode(self.position(), out);
         true
     }

@@ -6,17 +6,19 @@
 
 use std::ffi::CStr;
 use std::path::Path;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicI64, AtomicU64};
 use std::sync::{Arc, MutexGuard};
 
 use super::core::Core;
 use super::served::Role;
 use super::{Options, Primary};
-use crate::base::{Position, Result, unix_ms};
+use crate::base::{Position, Result};
+use crate::format::record::NO_TIME;
 
 /// What a relay knows of the upstream of its database.
 pub(super) struct Origin {
-    /// When the database was last known to equal it: its clock in ms since 1970.
+    /// When the database was last known to equal it, by this process' clock, or [`NO_TIME`].
     equal_at: AtomicI64,
     /// Counts the generations that it has had.
     generations: AtomicU64,
@@ -30,10 +32,17 @@ pub struct Feeding<'p> {
 
 impl Primary {
     /// Begins to serve the database at `path`, a replica at `position`, while nobody writes to it. From here on everything is
-    /// written to it under [`Primary::feeding`].
-    pub fn relay(path: &Path, vfs: &CStr, position: Position, options: Options) -> Result<Arc<Primary>> {
-        let core = Core::open_replica(path, vfs, position)?;
-        let origin = Origin { equal_at: AtomicI64::new(unix_ms()), generations: AtomicU64::new(0) };
+    /// written to it under [`Primary::feeding`]. At `time` by this process' clock, if that is known, it equalled its upstream.
+    pub fn relay(
+        path: &Path,
+        vfs: &CStr,
+        position: Position,
+        time: Option<i64>,
+        options: Options,
+    ) -> Result<Arc<Primary>> {
+        let time = time.unwrap_or(NO_TIME);
+        let core = Core::open_replica(path, vfs, position, time)?;
+        let origin = Origin { equal_at: AtomicI64::new(time), generations: AtomicU64::new(0) };
         Ok(Arc::new(Primary::of(path, vfs, options, core, Role::Relay(origin))))
     }
 
@@ -54,9 +63,9 @@ impl Primary {
         Feeding { primary: self, core: self.lock_core() }
     }
 
-    /// The clock that goes with what has been sent: it was the newest there is at this time, in ms since 1970.
-    pub(super) fn equal_at(&self) -> i64 {
-        self.origin().map_or_else(unix_ms, |origin| origin.equal_at.load(Relaxed))
+    /// For a relay, when what its log ends with was the newest, as far as its upstream has said.
+    pub(super) fn origin_known_at(&self) -> Option<i64> {
+        self.origin().map(|origin| origin.equal_at.load(Acquire))
     }
 
     /// How often the generation has changed.
@@ -66,10 +75,10 @@ impl Primary {
 }
 
 impl Feeding<'_> {
-    /// What has been written so far led to `position`; at `time` of the upstream's clock, if it said so, that was the newest.
+    /// What has been written so far led to `position`; at `time` by this process' clock, if that is known, it was the newest.
     pub fn reached(&mut self, position: Position, time: Option<i64>) -> Result<()> {
         let Some(origin) = self.primary.origin() else { return Ok(()) };
-        let time = time.unwrap_or_else(unix_ms);
+        let time = time.unwrap_or(NO_TIME);
         self.core.origin_time = Some(time);
         if position.generation != self.core.position().generation {
             self.core.map.forget_changes();
@@ -81,7 +90,7 @@ impl Feeding<'_> {
         if let Some(news) = news? {
             self.primary.publish(&mut self.core, &news)?;
         }
-        origin.equal_at.store(time, Relaxed);
+        origin.equal_at.store(time, Release);
         Ok(())
     }
 

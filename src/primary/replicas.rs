@@ -2,15 +2,16 @@
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::base::{Headway, Position};
+use crate::sqlite::{steady_ms, steady_since};
 
 /// What one connection has been sent.
 pub(super) struct Replica {
     client: String,
     version: u32,
-    since: Instant,
+    since: i64,
     at: Mutex<At>,
     commits: AtomicU64,
     pages: AtomicU64,
@@ -25,7 +26,7 @@ struct At {
 
 enum Stage {
     /// Being sent what it lacks, since when, and how far that is.
-    CatchingUp(Instant, Option<Headway>),
+    CatchingUp(i64, Option<Headway>),
     /// Being sent commits as they happen: the number of the log's entry that comes next.
     Live(u64),
 }
@@ -69,7 +70,7 @@ impl Replica {
 
     /// It is sent what it lacks from here on.
     pub fn fell_behind(&self) {
-        self.at().stage = Stage::CatchingUp(Instant::now(), None);
+        self.at().stage = Stage::CatchingUp(steady_ms(), None);
     }
 
     /// How far that is.
@@ -94,7 +95,7 @@ impl Replica {
         let at = self.at();
         let (lag, headway) = match at.stage {
             Stage::Live(next) => (waiting(self.version, next), None),
-            Stage::CatchingUp(since, headway) => (since.elapsed(), headway),
+            Stage::CatchingUp(since, headway) => (steady_since(since), headway),
         };
         ReplicaRow {
             client: self.client.clone(),
@@ -105,7 +106,7 @@ impl Replica {
             commits: self.commits.load(Relaxed),
             pages: self.pages.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
-            seconds: self.since.elapsed().as_secs_f64(),
+            seconds: steady_since(self.since).as_secs_f64(),
             headway,
         }
     }
@@ -118,7 +119,7 @@ impl Replica {
 impl Replicas {
     /// Adds a connection; it is gone when the last `Arc` is.
     pub fn add(&self, client: String, version: u32) -> Arc<Replica> {
-        let since = Instant::now();
+        let since = steady_ms();
         let replica = Arc::new(Replica {
             client,
             version,

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, TryLockError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ use super::replicas::{ReplicaRow, Replicas};
 use super::tail::Tail;
 use crate::base::{Error, FrameNo, PageSize, Past, Position, Result, limits};
 use crate::format::wal::{frame_offset, frame_size};
-use crate::sqlite::{Connection, Doorbell, Host, OpenMode};
-use crate::store::{Sidecar, SidecarLock};
+use crate::sqlite::{Connection, Doorbell, Host, OpenMode, steady_ms, steady_since};
+use crate::store::{Sidecar, SidecarLock, beside};
 
 /// How long a writer that has just checkpointed waits for the tail to end its look, so that the WAL is not checkpointed again.
 const CORE_PATIENCE: Duration = Duration::from_micros(300);
@@ -46,7 +46,7 @@ impl Default for Options {
 
 /// What the status table tells of a served database.
 pub struct Status {
-    /// Position of the database now.
+    /// Position of the database now; none where that cannot be found out at once.
     pub position: Option<Position>,
     /// Commits seen.
     pub commits: u64,
@@ -64,6 +64,8 @@ pub struct Status {
     pub last_error: Option<Past>,
     /// Whether the tail is in trouble now.
     pub failing: bool,
+    /// Why replicas know nothing new, if no look was completed for long.
+    pub stalled: Option<String>,
 }
 
 /// A database being served.
@@ -90,6 +92,8 @@ pub struct Primary {
     pub(super) copies: AtomicUsize,
     /// Whether a writer is checkpointing in the commit hook, which sees to the rest itself.
     pub(super) inline: AtomicBool,
+    /// When the last look began of which all is in the log, in ms by this process' clock.
+    pub(super) looked: AtomicI64,
     failing: AtomicBool,
     last_error: Mutex<Option<Past>>,
     /// Why it cannot be served any more.
@@ -136,7 +140,7 @@ impl Primary {
     }
 
     pub(super) fn of(path: &Path, vfs: &CStr, options: Options, core: Core, role: Role) -> Primary {
-        let reached = core.position();
+        let (reached, looked) = (core.position(), core.looked);
         Primary {
             path: path.to_path_buf(),
             file_name: path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default(),
@@ -155,6 +159,7 @@ impl Primary {
             counters: Counters::default(),
             copies: AtomicUsize::new(0),
             inline: AtomicBool::new(false),
+            looked: AtomicI64::new(looked),
             failing: AtomicBool::new(false),
             last_error: Mutex::default(),
             lost: OnceLock::new(),
@@ -219,21 +224,27 @@ impl Primary {
     pub fn replicas(&self) -> Vec<ReplicaRow> {
         self.replicas.rows(|version, next| {
             let log = if version == 2 { &self.log } else { &self.raw_log };
-            log.waiting_since(next).map_or(Duration::ZERO, |since| since.elapsed())
+            log.waiting_since(next).map_or(Duration::ZERO, steady_since)
         })
     }
 
-    /// What the status table tells.
+    /// What the status table tells. What takes the core is left out where that is kept for long, as by a slow disk.
     pub fn status(&self) -> Status {
-        let core = self.lock_core();
+        let read = |core: &Core| (core.position_now().ok(), core.db_bytes(), core.wal_bytes(), core.unexplained);
+        let stalled = self.stalled();
+        let (position, db_bytes, wal_bytes, unexplained) = self.with_core_soon(read).unwrap_or_else(|| {
+            let size = |end| std::fs::metadata(beside(&self.path, end)).map_or(0, |file| file.len());
+            (None, size(""), size("-wal"), 0)
+        });
         Status {
-            position: core.position_now().ok(),
+            position,
+            stalled,
             commits: self.commits.load(Relaxed),
             pages: self.pages.load(Relaxed),
             bytes: self.bytes.load(Relaxed),
-            db_bytes: core.db_bytes(),
-            wal_bytes: core.wal_bytes(),
-            counts: Counts { unexplained: core.unexplained, ..self.counters.read() },
+            db_bytes,
+            wal_bytes,
+            counts: Counts { unexplained, ..self.counters.read() },
             last_error: locked(&self.last_error).clone(),
             failing: self.failing.load(Relaxed),
         }
@@ -316,17 +327,21 @@ impl Primary {
     /// Takes in what is new and puts it up for the feeds. Whether there was anything.
     pub(super) fn look(&self, core: &mut Core) -> Result<bool> {
         let state = core.look()?;
-        match core.take_in(&state)? {
-            Some(news) => self.publish(core, &news).map(|()| true),
-            None => Ok(false),
+        let news = core.take_in(&state)?;
+        if let Some(news) = &news {
+            self.publish(core, news)?;
         }
+        self.note_looked(core);
+        Ok(news.is_some())
     }
 
     pub(super) fn publish(&self, core: &mut Core, news: &News) -> Result<()> {
         let (reached, lsn) = (core.position(), core.lsn());
+        // It has waited since the look that found it.
+        let at = if self.is_relay() { steady_ms() } else { core.looked };
         let entry = |records, pages| {
             let compressed = Arc::default();
-            Entry { records, compressed, pages, commits: news.commits, reached, lsn, at: Instant::now() }
+            Entry { records, compressed, pages, commits: news.commits, reached, lsn, at }
         };
         let made = match self.replicas.any(2) {
             true => core.records(news, limits::LIVE_COMMIT_BYTES),

@@ -8,6 +8,7 @@ use super::Upstream;
 use super::audit::Audit;
 use super::bootstrap::Bootstrap;
 use super::database::{Content, Database};
+use super::hearsay::Newest;
 use super::pending::Pending;
 use super::relay::RelaySlot;
 use super::status::Progress;
@@ -231,21 +232,17 @@ impl<'p> Feeder<'p> {
         pages: u32,
         expected: Option<u64>,
         position: Position,
-        time: Option<i64>,
+        newest: Newest,
     ) -> Result<()> {
         self.belong()?;
         if self.replaces {
             self.sidecar.forget_position()?;
             self.durable = None;
         }
-        let mut count = 0;
         let apply = |database: &mut Database, stop: &dyn Fn() -> bool| {
-            count = database.commit(pending, pages, expected, stop)?.pages;
-            Ok(())
+            database.commit(pending, pages, expected, stop).map(|written| Some(written.pages))
         };
-        self.write(apply, position, time)?;
-        self.mended(count, position);
-        self.arrive(position, time, 1, count);
+        self.write(apply, position, newest)?;
         let relay = self.relay;
         self.database
             .keep_wal_short(&mut || relay.lock().as_ref().map_or(Ok(()), |relay| relay.feeding().allow_restart()))?;
@@ -253,21 +250,22 @@ impl<'p> Feeder<'p> {
     }
 
     /// The upstream is at `position`, which the replica equals already, if it sums up to `expected`.
-    pub fn confirm(&mut self, pages: u32, expected: Option<u64>, position: Position, time: Option<i64>) -> Result<()> {
+    pub fn confirm(&mut self, pages: u32, expected: Option<u64>, position: Position, newest: Newest) -> Result<()> {
         self.database.check(pages, expected)?;
         self.belong()?;
         self.mended(0, position);
-        self.stand(position, time)?;
+        self.stand(position, newest)?;
         self.replaces = false;
         self.make_durable_if_due()
     }
 
-    /// Writes to the database what leads to `position`. Who serves it on knows of it before anybody can look.
+    /// Has `write` write what leads to `position`, and say of how many pages, if that is a commit. Who serves the replica on knows of it
+    /// before anybody can look; and nobody begins to before it is known to have led there.
     fn write(
         &mut self,
-        write: impl FnOnce(&mut Database, &dyn Fn() -> bool) -> Result<()>,
+        write: impl FnOnce(&mut Database, &dyn Fn() -> bool) -> Result<Option<u64>>,
         position: Position,
-        time: Option<i64>,
+        newest: Newest,
     ) -> Result<()> {
         self.check_locks()?;
         let slot = self.relay;
@@ -277,39 +275,38 @@ impl<'p> Feeder<'p> {
             // What is said to have been reached is passed on with all that is there.
             self.database.check_unwritten()?;
         }
-        write(&mut self.database, self.stop)?;
-        feeding.as_mut().map_or(Ok(()), |feeding| feeding.reached(position, time))
-    }
-
-    /// The replica equals its upstream at `position`, without anything having been written.
-    pub fn stand(&mut self, position: Position, time: Option<i64>) -> Result<()> {
-        self.write(|_, _| Ok(()), position, time)?;
-        self.arrive(position, time, 0, 0);
+        let pages = write(&mut self.database, self.stop)?;
+        feeding.as_mut().map_or(Ok(()), |feeding| feeding.reached(position, newest.at))?;
+        drop(feeding);
+        if let Some(pages) = pages {
+            self.mended(pages, position);
+        }
+        self.arrive(position, newest, u64::from(pages.is_some()), pages.unwrap_or(0));
+        drop(relay);
         Ok(())
     }
 
+    /// The replica equals its upstream at `position`, without anything having been written.
+    pub fn stand(&mut self, position: Position, newest: Newest) -> Result<()> {
+        self.write(|_, _| Ok(None), position, newest)
+    }
+
     /// The replica equals its upstream at `position`, with `pages` pages having been applied to get there.
-    fn arrive(&mut self, position: Position, time: Option<i64>, commits: u64, pages: u64) {
+    fn arrive(&mut self, position: Position, newest: Newest, commits: u64, pages: u64) {
         self.position = Some(position);
         self.lineage = Some(position.generation);
-        self.progress.reached(position, time, commits, pages);
+        self.progress.reached(position, newest, commits, pages);
     }
 
     /// A new replica was written up to `position`. `checksums` is what its pages sum up to, if that is known.
-    pub fn made(
-        &mut self,
-        position: Position,
-        time: Option<i64>,
-        pages: u32,
-        checksums: Option<Checksums>,
-    ) -> Result<()> {
+    pub fn made(&mut self, position: Position, newest: Newest, pages: u32, checksums: Option<Checksums>) -> Result<()> {
         self.replaces = false;
         self.database.set_checksums(checksums);
         self.position = Some(position);
         // This opens the WAL, during which others find the database busy. So it is not said to be there before.
         self.make_durable()?;
         self.database.take_as_published()?;
-        self.arrive(position, time, 1, u64::from(pages));
+        self.arrive(position, newest, 1, u64::from(pages));
         Ok(())
     }
 

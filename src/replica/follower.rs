@@ -105,16 +105,20 @@ impl Follower {
         Arc::clone(&self.progress)
     }
 
-    /// Begins to serve the replica on: calls `start` with its position while nothing is written to it.
-    pub fn relay_by<R: Relay + 'static>(&self, start: impl FnOnce(Position) -> Result<Arc<R>>) -> Result<Arc<R>> {
+    /// Begins to serve the replica on: calls `start` while nothing is written to it, with its position and when that was known to be
+    /// the newest.
+    pub fn relay_by<R: Relay + 'static>(
+        &self,
+        start: impl FnOnce(Position, Option<i64>) -> Result<Arc<R>>,
+    ) -> Result<Arc<R>> {
         let mut slot = self.orders.relay.lock();
-        let Some(position) = self.progress.position() else {
+        let (Some(position), time) = self.progress.standing() else {
             return Err(Error::new(
                 Kind::Busy,
                 format!("litestream: {} is being mended; serve it when it has a position again", self.path.display()),
             ));
         };
-        let relay = start(position)?;
+        let relay = start(position, time)?;
         *slot = Some(Arc::<R>::clone(&relay));
         Ok(relay)
     }

@@ -13,6 +13,7 @@ mod checks;
 mod database;
 mod feeder;
 mod follower;
+mod hearsay;
 mod manual;
 mod pending;
 mod promote;
@@ -33,6 +34,7 @@ pub mod fuzzing;
 
 pub use feeder::Options;
 pub use follower::{Follower, pull};
+pub use hearsay::{CompareClocks, Hearsay, Times};
 pub use manual::ManualApply;
 pub use promote::promote;
 pub use relay::{Feeding, Relay};

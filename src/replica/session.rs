@@ -3,6 +3,7 @@
 use std::io::Read;
 
 use super::feeder::{Feeder, Until};
+use super::hearsay::{Hearsay, Newest};
 use super::pending::Pending;
 use super::records::Records;
 use crate::base::{Error, Kind, PageSize, Position, Result};
@@ -15,6 +16,7 @@ pub(super) fn run(
     feeder: &mut Feeder,
     body: Box<dyn Read + Send>,
     compression: Compression,
+    mut hearsay: Hearsay,
     until: Until,
 ) -> Result<()> {
     let mut records = Records::new(body).compressed_with(compression);
@@ -22,13 +24,13 @@ pub(super) fn run(
     feeder.adopt(position.generation, begin.everything)?;
     feeder.progress.catching_up(begin.pages);
     let coverage = if feeder.is_new()? {
-        bootstrap(feeder, &mut records, &begin)?;
+        bootstrap(feeder, &mut records, &begin, &mut hearsay)?;
         None
     } else {
         begin.everything.then(|| Coverage::new(begin.page_size))
     };
     let pending = feeder.pending(begin.page_size)?;
-    let mut session = Session { page_size: begin.page_size, pending, coverage, commit: None };
+    let mut session = Session { page_size: begin.page_size, pending, hearsay, coverage, commit: None };
     while !(until == Until::CaughtUp && feeder.progress.is_caught_up()) {
         if (feeder.stop)() {
             return Ok(());
@@ -48,7 +50,12 @@ fn read_begin<R: Read>(records: &mut Records<R>) -> Result<(Position, Begin)> {
 }
 
 /// Writes the first catch-up straight into the file.
-fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Begin) -> Result<()> {
+fn bootstrap<R: Read>(
+    feeder: &mut Feeder,
+    records: &mut Records<R>,
+    begin: &Begin,
+    hearsay: &mut Hearsay,
+) -> Result<()> {
     let mut file = feeder.bootstrap(begin.page_size)?;
     let (position, commit) = loop {
         if (feeder.stop)() {
@@ -80,7 +87,7 @@ fn bootstrap<R: Read>(feeder: &mut Feeder, records: &mut Records<R>, begin: &Beg
         }
     })?;
     log::info!("new replica at {position}: {} pages", commit.pages);
-    feeder.made(position, Some(commit.time), commit.pages, Some(checksums))?;
+    feeder.made(position, hearsay.newest(commit.time), commit.pages, Some(checksums))?;
     feeder.count(records.bytes);
     Ok(())
 }
@@ -94,6 +101,8 @@ fn expected(commit: &Commit) -> Option<u64> {
 struct Session {
     page_size: PageSize,
     pending: Pending,
+    /// What the times in the stream mean.
+    hearsay: Hearsay,
     /// Which pages have come, while everything has to.
     coverage: Option<Coverage>,
     /// A commit that has ended but is not applied yet, since more have arrived already.
@@ -131,7 +140,9 @@ impl Session {
                 let time = decode_heartbeat(&header, payload)?;
                 if self.pending.is_empty() && self.commit.is_none() {
                     check_heartbeat(header.position, feeder.position())?;
-                    feeder.stand(header.position, Some(time))?;
+                    self.hearsay.keep_up();
+                    let is_last_word = !records.has_more();
+                    feeder.stand(header.position, Newest { is_last_word, ..self.hearsay.newest(time) })?;
                     // A quiet moment.
                     feeder.make_durable()?;
                     feeder.count(records.bytes);
@@ -156,12 +167,13 @@ impl Session {
         if let Some(coverage) = self.coverage.take() {
             coverage.check(commit.pages)?;
         }
+        let newest = self.hearsay.newest(commit.time);
         feeder.add_mark(&mut self.pending)?;
         if self.pending.is_empty() && !feeder.database.changes_size(commit.pages)? {
-            return feeder.confirm(commit.pages, expected(&commit), position, Some(commit.time));
+            return feeder.confirm(commit.pages, expected(&commit), position, newest);
         }
         let pending = std::mem::replace(&mut self.pending, Pending::new(self.page_size, feeder.read_only()));
-        feeder.commit(pending, commit.pages, expected(&commit), position, Some(commit.time))
+        feeder.commit(pending, commit.pages, expected(&commit), position, newest)
     }
 }
 

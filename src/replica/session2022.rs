@@ -10,6 +10,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::feeder::{Feeder, Until};
+use super::hearsay::Newest;
 use super::pending::Pending;
 use super::records::Records;
 use super::session::unexpected;
@@ -31,11 +32,17 @@ const HALVES: Duration = Duration::from_millis(500);
 const TOO_LONG: Duration = Duration::from_secs(30);
 
 /// Applies a stream to a replica until it ends or fails, or as `until` says.
-pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Option<u32>, until: Until) -> Result<()> {
+pub(super) fn run(
+    feeder: &mut Feeder,
+    body: Box<dyn Read + Send>,
+    page_size: Option<u32>,
+    newest: Newest,
+    until: Until,
+) -> Result<()> {
     let size = PageSize::new(page_size.unwrap_or(0)).map_err(|e| e.within("Litestream-Page-Size of the upstream"))?;
     let mut records = Records::new(Pump::start(body)?);
     feeder.progress.set_state(State::CatchingUp, Some("from an upstream of 2022".into()));
-    let first = match first_record(feeder, &mut records, until)? {
+    let first = match first_record(feeder, &mut records, newest, until)? {
         Some(first) => first,
         None => return Ok(()),
     };
@@ -45,9 +52,10 @@ pub(super) fn run(feeder: &mut Feeder, body: Box<dyn Read + Send>, page_size: Op
     let mut log = Log::new(size, first.position.generation, if snapshot { None } else { feeder.position() });
     if new {
         let (position, pages, checksums) = bootstrap(feeder, &mut log, &mut records, &first)?;
-        feeder.made(position, None, pages, checksums)?;
+        feeder.made(position, newest, pages, checksums)?;
     }
-    let mut session = Session { log, pending: feeder.pending(size)?, reached: None, from_snapshot: None };
+    let pending = feeder.pending(size)?;
+    let mut session = Session { log, pending, newest, reached: None, from_snapshot: None };
     match (new, snapshot) {
         (true, _) => {}
         (false, true) => session.snapshot(feeder, &mut records, &first)?,
@@ -65,11 +73,16 @@ fn has_paused(records: &mut Records<Pump>, since: Instant) -> bool {
 }
 
 /// The first record. An upstream that has nothing new for a replica says nothing at all; a pull is then complete.
-fn first_record(feeder: &mut Feeder, records: &mut Records<Pump>, until: Until) -> Result<Option<Header>> {
+fn first_record(
+    feeder: &mut Feeder,
+    records: &mut Records<Pump>,
+    newest: Newest,
+    until: Until,
+) -> Result<Option<Header>> {
     if let (Until::CaughtUp, Some(position)) = (until, feeder.position())
         && !records.body().has_data_within(PAUSE)
     {
-        feeder.stand(position, None)?;
+        feeder.stand(position, newest)?;
         return Ok(None);
     }
     records.header()?.map(Some).ok_or_else(ended)
@@ -135,6 +148,8 @@ fn bootstrap(
 struct Session {
     log: Log,
     pending: Pending,
+    /// When what the stream pauses after was the newest.
+    newest: Newest,
     /// Database size and position after the last commit in `pending`.
     reached: Option<(u32, Position)>,
     /// Since when what is pending begins with a snapshot.
@@ -149,7 +164,7 @@ impl Session {
                 None => !records.has_more() && !records.body().has_data_within(Duration::ZERO),
             };
             if paused {
-                self.apply(feeder)?;
+                self.apply(feeder, self.newest)?;
                 feeder.count(records.bytes);
                 if until == Until::CaughtUp && !records.body().has_data_within(PAUSE) {
                     return Ok(());
@@ -161,7 +176,7 @@ impl Session {
             let Some(header) = records.header()? else {
                 // After a snapshot, what came so far may be older than it in part.
                 if self.from_snapshot.is_none() {
-                    self.apply(feeder)?;
+                    self.apply(feeder, Newest { at: None, ..self.newest })?;
                 }
                 return Err(ended());
             };
@@ -196,15 +211,17 @@ impl Session {
                 self.reached = Some((frame.commit, self.log.position(header.position)));
             }
         }
-        if self.pending.is_large() && self.from_snapshot.is_none() { self.apply(feeder) } else { Ok(()) }
+        // More of what was there when it was asked for may be to come.
+        let newest = Newest { at: None, ..self.newest };
+        if self.pending.is_large() && self.from_snapshot.is_none() { self.apply(feeder, newest) } else { Ok(()) }
     }
 
-    fn apply(&mut self, feeder: &mut Feeder) -> Result<()> {
+    fn apply(&mut self, feeder: &mut Feeder, newest: Newest) -> Result<()> {
         self.from_snapshot = None;
         let Some((pages, position)) = self.reached.take() else { return Ok(()) };
         let empty = Pending::new(self.log.size, feeder.read_only());
         let pending = std::mem::replace(&mut self.pending, empty);
-        feeder.commit(pending, pages, None, position, None)
+        feeder.commit(pending, pages, None, position, newest)
     }
 }
 

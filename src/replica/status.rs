@@ -3,7 +3,9 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::base::{Error, Headway, Past, Position, Result, elapsed_since_unix_ms};
+use super::hearsay::Newest;
+use crate::base::{Error, Headway, Past, Position, Result, limits};
+use crate::sqlite::steady_since;
 
 /// What a follower is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +70,10 @@ struct Inner {
     reason: Option<String>,
     position: Option<Position>,
     caught_up: bool,
-    equal_at: Option<Instant>,
+    /// When the replica is known to have equalled its upstream, in ms by this process' clock.
+    equal_at: Option<i64>,
+    /// By how much that moved on when it last did.
+    step: Duration,
     commits: u64,
     pages: u64,
     bytes: u64,
@@ -96,6 +101,7 @@ impl Default for Progress {
             position: None,
             caught_up: false,
             equal_at: None,
+            step: Duration::ZERO,
             commits: 0,
             pages: 0,
             bytes: 0,
@@ -125,6 +131,12 @@ impl Progress {
     /// Upper bound on staleness: seconds since the replica was known to equal its upstream.
     pub fn lag(&self) -> Option<f64> {
         self.lock().lag()
+    }
+
+    /// Where the replica is, and when that was known to be the newest, in ms by this process' clock.
+    pub(super) fn standing(&self) -> (Option<Position>, Option<i64>) {
+        let inner = self.lock();
+        (inner.position, inner.equal_at)
     }
 
     /// What the status table tells.
@@ -255,19 +267,15 @@ impl Progress {
         });
     }
 
-    /// A commit was applied, or it is known that there was none up to `position`. `time` is the upstream's clock when it
-    /// said so, in milliseconds since 1970, if it did.
-    pub(super) fn reached(&self, position: Position, time: Option<i64>, commits: u64, pages: u64) {
+    /// A commit was applied, or it is known that there was none up to `position`.
+    pub(super) fn reached(&self, position: Position, newest: Newest, commits: u64, pages: u64) {
         self.change(|inner| {
             inner.position = Some(position);
             inner.caught_up = true;
             inner.commits += commits;
             inner.pages += pages;
-            inner.state = State::Streaming;
-            inner.reason = None;
             inner.headway = None;
-            let age = time.map_or(Duration::ZERO, elapsed_since_unix_ms);
-            inner.equal_at = Instant::now().checked_sub(age);
+            inner.knows(newest);
         });
     }
 
@@ -340,6 +348,33 @@ impl Progress {
 
 impl Inner {
     fn lag(&self) -> Option<f64> {
-        self.equal_at.map(|at| at.elapsed().as_secs_f64())
+        self.equal_at.map(|at| steady_since(at).as_secs_f64())
+    }
+
+    /// What the replica holds was the newest then. Where that lies far back although it was heard of just now, there is something in
+    /// the way further up, and the state says so.
+    fn knows(&mut self, newest: Newest) {
+        if let (Some(at), Some(before)) = (newest.at, self.equal_at)
+            && at > before
+        {
+            self.step = Duration::from_millis(u64::try_from(at.saturating_sub(before)).unwrap_or(0));
+        }
+        if newest.at.is_some() || newest.is_told {
+            self.equal_at = newest.at;
+        }
+        (self.state, self.reason) = (State::Streaming, None);
+        if !newest.is_last_word {
+            return;
+        }
+        let age = newest.at.map(steady_since);
+        // The upstream of an upstream may be one that is seldom heard of.
+        if age.is_none_or(|age| age > limits::STALLED.max(self.step * 3)) {
+            let age = age.map_or("longer than it knows".to_string(), |age| format!("{} s", age.as_secs()));
+            self.state = State::Stalled;
+            self.reason = Some(format!(
+                "the upstream has completed no look at its database for {age}: its disk is slow, its own upstream is away, or the \
+                 network takes that long"
+            ));
+        }
     }
 }

@@ -4,6 +4,7 @@ use super::feeder::{Feeder, Until};
 use super::trust::Doubted;
 use super::{Opened, Upstream, session, session2022};
 use crate::base::{Kind, Result};
+use crate::format::record::NO_TIME;
 
 /// Connects, and applies what comes until the stream ends or fails, or as `until` says. Where the replica turns out not to hold
 /// what it should, connects once more to have it mended.
@@ -30,9 +31,9 @@ pub(super) fn run(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) ->
 
 fn apply(feeder: &mut Feeder, opened: Opened, until: Until) -> Result<()> {
     feeder.progress.connected();
-    let Opened { version2, compression, page_size, body } = opened;
+    let Opened { version2, compression, mut hearsay, page_size, body } = opened;
     match version2 {
-        true => session::run(feeder, body, compression, until),
-        false => session2022::run(feeder, body, page_size, until),
+        true => session::run(feeder, body, compression, hearsay, until),
+        false => session2022::run(feeder, body, page_size, hearsay.newest(NO_TIME), until),
     }
 }

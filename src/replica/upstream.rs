@@ -2,6 +2,7 @@
 
 use std::io::Read;
 
+use super::hearsay::Hearsay;
 use crate::base::{PageSize, Position, Result};
 use crate::format::compression::Compression;
 use crate::store::Checksums;
@@ -64,6 +65,8 @@ pub struct Opened {
     pub version2: bool,
     /// How pages records may be compressed: what was asked for and agreed to.
     pub compression: Compression,
+    /// What the times in it mean.
+    pub hearsay: Hearsay,
     /// Page size it announced in its header, in bytes.
     pub page_size: Option<u32>,
     /// The records.

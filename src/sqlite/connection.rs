@@ -1,9 +1,11 @@
 //! A private connection of the library to a database the host has open.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString, c_int, c_void};
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
+use std::sync::{Mutex, PoisonError};
 
 use sqlite3ext_sys::{sqlite3, sqlite3_file, sqlite3_stmt};
 
@@ -22,7 +24,8 @@ const OPEN_FULLMUTEX: c_int = 0x1_0000;
 const OPEN_PRIVATECACHE: c_int = 0x4_0000;
 const FCNTL_FILE_POINTER: c_int = 7;
 const FCNTL_JOURNAL_POINTER: c_int = 28;
-const DBCONFIG_NO_CKPT_ON_CLOSE: c_int = 1006;
+pub(super) const FCNTL_PERSIST_WAL: c_int = 10;
+pub(super) const DBCONFIG_NO_CKPT_ON_CLOSE: c_int = 1006;
 const CHECKPOINT_PASSIVE: c_int = 0;
 
 /// Whether a missing file is an error or created.
@@ -214,8 +217,56 @@ impl Connection {
     }
 }
 
+/// What a connection does with the WAL when it is the last one to be closed, where that is not SQLite's default.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct CloseSettings {
+    /// Leaves the file there (`SQLITE_FCNTL_PERSIST_WAL`).
+    pub keeps_wal: bool,
+    /// Leaves it as it is (`SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE`).
+    pub no_checkpoint: bool,
+}
+
+/// Those of the application's connections, by the path that the library's own are opened with.
+static CLOSE_SETTINGS: Mutex<BTreeMap<PathBuf, CloseSettings>> = Mutex::new(BTreeMap::new());
+
+impl CloseSettings {
+    /// Has the library's own connections to the file at `path` close so.
+    pub fn share(self, path: &Path) {
+        let mut all = CLOSE_SETTINGS.lock().unwrap_or_else(PoisonError::into_inner);
+        match self == CloseSettings::default() {
+            true => all.remove(path),
+            false => all.insert(path.to_path_buf(), self),
+        };
+    }
+
+    fn of(path: &Path) -> CloseSettings {
+        CLOSE_SETTINGS.lock().unwrap_or_else(PoisonError::into_inner).get(path).copied().unwrap_or_default()
+    }
+}
+
+impl Connection {
+    /// Has the connection leave the WAL as the application's would.
+    fn close_as_the_application(&self) {
+        let settings = CloseSettings::of(&self.path);
+        if self.db.is_null() {
+            return;
+        }
+        if settings.no_checkpoint {
+            self.leave_wal_on_close();
+        }
+        if settings.keeps_wal {
+            let mut on: c_int = 1;
+            // SAFETY: the handle is open; this file control reads one integer, and SQLite passes it on to the VFS, which may not know it.
+            unsafe {
+                call!(file_control(self.db, c"main".as_ptr(), FCNTL_PERSIST_WAL, (&raw mut on).cast::<c_void>()))
+            };
+        }
+    }
+}
+
 impl Drop for Connection {
     fn drop(&mut self) {
+        self.close_as_the_application();
         // SAFETY: the statement and the handle are this struct's own; finalizing and closing null is harmless.
         unsafe {
             call!(finalize(self.pin.get()));

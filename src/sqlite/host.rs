@@ -1,13 +1,13 @@
 //! The connection of the host that called us: what may be asked of it, and the hook on its commits.
 
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::ptr;
 
 use sqlite3ext_sys::{sqlite3, sqlite3_vfs};
 
 use super::api::{call, failure};
-use super::connection::{checkpoint, query_text};
+use super::connection::{CloseSettings, DBCONFIG_NO_CKPT_ON_CLOSE, FCNTL_PERSIST_WAL, checkpoint, query_text};
 use super::{Checkpointed, guarded};
 use crate::base::{Error, Result};
 
@@ -19,12 +19,10 @@ pub struct Host {
     db: *mut sqlite3,
 }
 
-/// Called after a commit on a host's connection, in its thread, with the frames in the WAL.
-pub type CommitHook = Box<dyn Fn(Host, u32) + Send + Sync>;
-
-struct HookState {
-    schema: CString,
-    hook: CommitHook,
+/// What is called after the commits on a host's connection, in its thread.
+pub trait CommitHook: Sync {
+    /// A commit to `schema` has led to a WAL of so many frames.
+    fn committed(&self, host: Host, schema: &str, frames: u32);
 }
 
 impl Host {
@@ -96,31 +94,55 @@ impl Host {
         checkpoint(self.db, &name).map_err(|rc| failure(format!("litestream: checkpointing '{schema}'"), rc, None))
     }
 
-    /// Has `hook` called after every commit to `schema` on this connection, in place of SQLite's auto-checkpoint, which
-    /// uses the same hook and which `hook` must therefore do itself. A later `PRAGMA wal_autocheckpoint` takes it out again.
-    ///
-    /// The few bytes of the hook are never freed: SQLite does not tell when another takes its place.
-    pub fn on_commit(self, schema: &str, hook: CommitHook) -> Result<()> {
-        let state = Box::leak(Box::new(HookState { schema: c_name(schema)?, hook }));
-        // SAFETY: the state lives for ever and is only read.
-        unsafe { call!(wal_hook(self.db, Some(run_hook), ptr::from_ref(state).cast_mut().cast::<c_void>())) };
-        Ok(())
+    /// The auto-checkpoint of the connection in frames, if SQLite's own hook is in place; 0 if another is, or none.
+    pub fn auto_checkpoint(self) -> Result<u32> {
+        let frames = self.query_text("PRAGMA wal_autocheckpoint")?;
+        Ok(frames.and_then(|frames| frames.parse().ok()).unwrap_or(0))
     }
 
-    /// Puts SQLite's own auto-checkpoint back, at `frames` frames.
-    pub fn auto_checkpoint(self, frames: u32) {
-        // SAFETY: the connection is live.
+    /// Has `hook` called after every commit on this connection, in place of whatever is there. Only to be used where that is SQLite's
+    /// auto-checkpoint, which uses the same hook and which `hook` must therefore do itself.
+    pub fn on_commit<H: CommitHook>(self, hook: &'static H) {
+        // SAFETY: `run_hook::<H>` gets back what is passed here, which lives for ever and is shared between threads by its bounds.
+        unsafe { call!(wal_hook(self.db, Some(run_hook::<H>), ptr::from_ref(hook).cast_mut().cast::<c_void>())) };
+    }
+
+    /// Puts SQLite's own auto-checkpoint in place, at `frames` frames.
+    pub fn set_auto_checkpoint(self, frames: u32) {
+        // SAFETY: the connection is live. This may be called by a hook, which SQLite looks up anew for each schema.
         unsafe { call!(wal_autocheckpoint(self.db, c_int::try_from(frames).unwrap_or(c_int::MAX))) };
+    }
+
+    /// Has the library's own connections to the file at `path` leave the WAL as this connection would leave that of `schema`: whoever
+    /// closes last decides for all, and that should be the application.
+    pub fn share_close_settings(self, schema: &str, path: &Path) {
+        let Ok(name) = c_name(schema) else { return };
+        let (mut keeps_wal, mut no_checkpoint): (c_int, c_int) = (-1, 0);
+        // SAFETY: the connection is live. Both calls write an integer each, which lives until they return, and change nothing when
+        // asked with -1 (<https://www.sqlite.org/c3ref/c_fcntl_begin_atomic_write.html#sqlitefcntlpersistwal>,
+        // <https://www.sqlite.org/c3ref/c_dbconfig_defensive.html>).
+        unsafe {
+            let asked = (&raw mut keeps_wal).cast::<c_void>();
+            if call!(file_control(self.db, name.as_ptr(), FCNTL_PERSIST_WAL, asked)) != 0 {
+                keeps_wal = 0;
+            }
+            call!(db_config(self.db, DBCONFIG_NO_CKPT_ON_CLOSE, -1 as c_int, &raw mut no_checkpoint));
+        }
+        let settings = CloseSettings { keeps_wal: keeps_wal == 1, no_checkpoint: no_checkpoint == 1 };
+        settings.share(path);
     }
 }
 
-extern "C" fn run_hook(state: *mut c_void, db: *mut sqlite3, schema: *const c_char, frames: c_int) -> c_int {
+extern "C" fn run_hook<H: CommitHook>(
+    hook: *mut c_void,
+    db: *mut sqlite3,
+    schema: *const c_char,
+    frames: c_int,
+) -> c_int {
     let _ = guarded(|| {
-        // SAFETY: `state` is what on_commit leaked; SQLite passes the schema's name as a NUL-terminated string.
-        let (state, schema) = unsafe { (&*state.cast::<HookState>(), CStr::from_ptr(schema)) };
-        if schema == state.schema.as_c_str() {
-            (state.hook)(Host::new(db), u32::try_from(frames).unwrap_or(0));
-        }
+        // SAFETY: `hook` is what on_commit passed; SQLite passes the schema's name as a NUL-terminated string.
+        let (hook, schema) = unsafe { (&*hook.cast::<H>(), CStr::from_ptr(schema)) };
+        hook.committed(Host::new(db), &schema.to_string_lossy(), u32::try_from(frames).unwrap_or(0));
         Ok(())
     });
     0

@@ -5,6 +5,7 @@
 #![allow(unsafe_code)]
 
 mod api;
+mod clock;
 mod connection;
 mod doorbell;
 mod entry;
@@ -21,6 +22,7 @@ mod value;
 mod writeback;
 
 pub use api::{has_wal_reset_bug, install, log_to_sqlite, random_bytes, version};
+pub use clock::{steady, steady_id, steady_ms, steady_since};
 pub use connection::{Checkpointed, Connection, OpenMode};
 pub use doorbell::{Doorbell, Woken};
 pub use entry::enter;
