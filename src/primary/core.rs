@@ -3,14 +3,18 @@
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use super::history::History;
 use super::page_map::PageMap;
 use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result};
 use crate::format::page_file::Mark;
 use crate::format::wal::Salts;
-use crate::sqlite::{Connection, OpenMode, random_bytes, steady_ms};
+use crate::sqlite::{Connection, OpenMode, needs_all_locks_to_recover, random_bytes, steady_ms, version};
 use crate::store::{State, Watch, page_of, page_size, pages, state, valid_state};
+
+/// How long a writer is given to publish a commit that it has begun to publish.
+const PUBLISHED: Duration = Duration::from_millis(20);
 
 /// Where the tail has read the WAL up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -171,9 +175,19 @@ impl Core {
         }
     }
 
-    /// Whether the wal-index is as a commit left it, and not as a writer that died did.
-    pub fn has_valid_index(&self) -> bool {
-        self.watcher.wal_index().and_then(|index| state(&index)).is_ok_and(|state| state.is_some())
+    /// Lets go of a WAL whose index stays as a writer left it that died, where SQLite could not rebuild it otherwise.
+    pub fn let_go_if_damaged(&mut self) -> Result<()> {
+        let began = Instant::now();
+        while state(&self.watcher.wal_index()?)?.is_none() {
+            if !needs_all_locks_to_recover(version().1) {
+                return Ok(());
+            }
+            if began.elapsed() > PUBLISHED {
+                return self.let_go();
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
     }
 
     /// Takes in what was committed up to the last look, which found `state`. None if nothing was; a WAL restarted without a commit

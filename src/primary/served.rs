@@ -326,6 +326,7 @@ impl Primary {
 
     /// Takes in what is new and puts it up for the feeds. Whether there was anything.
     pub(super) fn look(&self, core: &mut Core) -> Result<bool> {
+        core.let_go_if_damaged()?;
         let state = core.look()?;
         let news = core.take_in(&state)?;
         if let Some(news) = &news {

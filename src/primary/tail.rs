@@ -218,15 +218,15 @@ impl Tail {
         self.last_backfill.1.elapsed() >= ABANDONED || self.neglected >= NEGLECTED
     }
 
-    /// Lets go of the WAL when looks fail, where holding it does harm: past its limit, since nothing of ours may keep it from being
-    /// restarted for ever; and where the wal-index is damaged, which an old SQLite rebuilds only when nobody has a lock on it.
+    /// Lets go of a WAL past its limit when looks fail: nothing of ours may keep it from being restarted for ever.
     fn let_go_after_failure(&mut self) {
         self.brake.unpin();
         let (limit, mut core) = (self.primary.options.wal_limit, self.primary.lock_core());
         let bytes = core.wal_bytes();
         self.primary.pins.check(bytes);
-        let is_too_long = limit > 0 && bytes > limit && self.failing_since.is_some_and(|at| at.elapsed() >= FAILED);
-        if (is_too_long || !core.has_valid_index())
+        if limit > 0
+            && bytes > limit
+            && self.failing_since.is_some_and(|at| at.elapsed() >= FAILED)
             && let Err(error) = core.let_go()
         {
             self.primary.noted::<()>(Err(error));

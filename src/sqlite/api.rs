@@ -77,6 +77,12 @@ pub fn version() -> (String, c_int) {
     }
 }
 
+/// Whether this version of SQLite rebuilds a damaged wal-index only while nobody has a lock on it, readers included: those before
+/// 3.33. Later ones pass over the read locks that they cannot get.
+pub fn needs_all_locks_to_recover(version: c_int) -> bool {
+    version < 3_033_000
+}
+
 /// Whether SQLite of this version number (3.40.1 is 3040001) has the WAL-reset bug: a checkpoint that begins while a writer
 /// restarts the WAL can take what is written next for what is in the database already
 /// (<https://www.sqlite.org/wal.html#walresetbug>).

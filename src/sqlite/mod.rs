@@ -21,7 +21,7 @@ mod table;
 mod value;
 mod writeback;
 
-pub use api::{has_wal_reset_bug, install, log_to_sqlite, random_bytes, version};
+pub use api::{has_wal_reset_bug, install, log_to_sqlite, needs_all_locks_to_recover, random_bytes, version};
 pub use clock::{steady, steady_id, steady_ms, steady_since};
 pub use connection::{Checkpointed, Connection, OpenMode};
 pub use doorbell::{Doorbell, Woken};

@@ -187,7 +187,7 @@ impl Watch {
 /// Nobody who wants to write finds the database locked by this: with read locks 1 to 4 taken, no transaction begins, which SQLite
 /// tries again, and none is there that could want the write lock.
 fn are_writers_kept_out(index: &WalIndex, slot: i32) -> Result<bool> {
-    if !walindex::state(index)?.is_some_and(|state| state.header.last > FrameNo::ZERO) {
+    if walindex::state(index)?.is_none_or(|state| state.header.last == FrameNo::ZERO) {
         return Ok(false);
     }
     let mut others = Vec::new();
