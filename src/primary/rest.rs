@@ -152,6 +152,14 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_a_checkpoint_that_others_wait_for_is_looked_for_however_long_it_takes() {
+        for quiet in [Duration::ZERO, MINUTE] {
+            let pause = told_of_writes().pause(&Scene { is_settling: true, ..quiet_for(quiet) }, MINUTE);
+            assert!((NAP..=LONGEST_NAP).contains(&pause), "looked for again after {pause:?}");
+        }
+    }
+
+    #[test]
     fn a_commit_that_was_found_leaves_nothing_to_look_for() {
         let found = quiet_for(Duration::from_millis(2));
         assert_eq!(told_of_writes().pause(&found, Duration::from_millis(3)), REST);

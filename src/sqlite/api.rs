@@ -126,7 +126,12 @@ pub(super) fn failure(what: impl std::fmt::Display, code: c_int, message: Option
 
 #[cfg(test)]
 mod tests {
-    use super::has_wal_reset_bug;
+    use super::{has_wal_reset_bug, needs_all_locks_to_recover};
+
+    #[test]
+    fn only_old_versions_need_all_locks_to_recover() {
+        assert!(needs_all_locks_to_recover(3_031_001) && !needs_all_locks_to_recover(3_033_000));
+    }
 
     #[test]
     fn the_versions_with_the_wal_reset_bug_are_known() {
