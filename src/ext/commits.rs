@@ -23,7 +23,7 @@ pub struct Commits {
     served: Mutex<Vec<(String, Weak<Primary>)>>,
 }
 
-/// Has the commits of `host` to `schema` told to `primary` at once. Where the application has switched the auto-checkpoint off, or
+/// Wakes the tail of `primary` at each commit of `host` to `schema`. Where the application has switched the auto-checkpoint off, or
 /// has a hook of its own, that stays, and commits are seen by looking.
 pub fn watch(host: Host, session: &Session, schema: &str, primary: &Arc<Primary>) -> Result<()> {
     let mut session = session.lock();
@@ -56,7 +56,7 @@ impl Commits {
         served.push((schema.to_string(), Arc::downgrade(primary)));
     }
 
-    /// Who is served as `schema`, and whether anybody is.
+    /// The primary of `schema`, and whether this connection serves any.
     fn find(&self, schema: &str) -> (Option<Arc<Primary>>, bool) {
         let mut served = self.served.lock().unwrap_or_else(PoisonError::into_inner);
         served.retain(|(_, primary)| primary.upgrade().is_some_and(|primary| !primary.is_stopped()));

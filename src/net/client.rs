@@ -20,7 +20,7 @@ use super::url::Url;
 use crate::base::{Error, Kind, Position, Result};
 use crate::format::compression::Compression;
 use crate::format::record::{COMPRESSION_HEADER, VERSION_HEADER};
-use crate::replica::{Compared, Have, Hearsay, Opened, PageSums, Upstream};
+use crate::replica::{Compared, Have, Opened, PageSums, Upstream, UpstreamClock};
 use crate::sqlite::{guarded, spawn, steady_ms};
 
 /// How long a name may take to resolve, and a connection to be made.
@@ -156,7 +156,7 @@ impl Request {
         }
         let (version2, page_size) = read_head(response.headers())?;
         let times = clock::times(response.headers(), version2, sent)?;
-        let hearsay = Hearsay::new(times, clock::comparing(&self.agent, self.url.health()));
+        let clock = UpstreamClock::new(times, clock::comparing(&self.agent, self.url.health()));
         let agreed = text(response.headers(), COMPRESSION_HEADER) == Some(self.compression.name());
         let compression = if agreed { self.compression } else { Compression::None };
         let body = StreamBody {
@@ -165,7 +165,7 @@ impl Request {
             silence: self.silence,
             stop: self.stop,
         };
-        Ok(Opened { version2, compression, hearsay, page_size, body: Box::new(body) })
+        Ok(Opened { version2, compression, clock, page_size, body: Box::new(body) })
     }
 
     fn compare(&self, have: &PageSums, position: Option<Position>) -> Result<Compared> {

@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_says_no_time_is_told_from_one_that_knows_none() {
+    fn a_missing_time_means_wall_clocks_in_version_2_and_none_in_version_1() {
         let none = HeaderMap::new();
         assert_eq!(times(&none, true, 7), Ok(Times::WallClock));
         assert_eq!(times(&none, false, 7), Ok(Times::None { ours: 7 }));

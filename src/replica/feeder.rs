@@ -8,11 +8,11 @@ use super::Upstream;
 use super::audit::Audit;
 use super::bootstrap::Bootstrap;
 use super::database::{Content, Database};
-use super::hearsay::Newest;
 use super::pending::Pending;
 use super::relay::RelaySlot;
 use super::status::Progress;
 use super::trust::Doubted;
+use super::upstream_clock::Newest;
 use crate::base::{Error, Generation, Kind, Lsn, PageSize, Position, Result, limits};
 use crate::format::page_file::Header;
 use crate::store::{Alone, Checksums, Sidecar, SidecarLock};
@@ -260,7 +260,7 @@ impl<'p> Feeder<'p> {
     }
 
     /// Has `write` write what leads to `position`, and say of how many pages, if that is a commit. Who serves the replica on knows of it
-    /// before anybody can look; and nobody begins to before it is known to have led there.
+    /// before any reader can look. A relay begins before that, or after it.
     fn write(
         &mut self,
         write: impl FnOnce(&mut Database, &dyn Fn() -> bool) -> Result<Option<u64>>,

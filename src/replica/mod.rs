@@ -13,7 +13,6 @@ mod checks;
 mod database;
 mod feeder;
 mod follower;
-mod hearsay;
 mod manual;
 mod pending;
 mod promote;
@@ -26,6 +25,7 @@ mod status;
 mod stream;
 mod trust;
 mod upstream;
+mod upstream_clock;
 mod verify;
 
 #[cfg(fuzzing)]
@@ -34,10 +34,10 @@ pub mod fuzzing;
 
 pub use feeder::Options;
 pub use follower::{Follower, pull};
-pub use hearsay::{CompareClocks, Hearsay, Times};
 pub use manual::ManualApply;
 pub use promote::promote;
 pub use relay::{Feeding, Relay};
 pub use status::{Progress, StatusRow};
 pub use upstream::{Compared, Have, Opened, PageSums, Upstream};
+pub use upstream_clock::{CompareClocks, Times, UpstreamClock};
 pub use verify::{checksums, distrust, verify};

@@ -3,9 +3,9 @@
 use std::io::Read;
 
 use super::feeder::{Feeder, Until};
-use super::hearsay::{Hearsay, Newest};
 use super::pending::Pending;
 use super::records::Records;
+use super::upstream_clock::{Newest, UpstreamClock};
 use crate::base::{Error, Kind, PageSize, Position, Result};
 use crate::format::compression::Compression;
 use crate::format::record::{Begin, Commit, Pages, Type, decode_heartbeat};
@@ -16,7 +16,7 @@ pub(super) fn run(
     feeder: &mut Feeder,
     body: Box<dyn Read + Send>,
     compression: Compression,
-    mut hearsay: Hearsay,
+    mut clock: UpstreamClock,
     until: Until,
 ) -> Result<()> {
     let mut records = Records::new(body).compressed_with(compression);
@@ -24,13 +24,13 @@ pub(super) fn run(
     feeder.adopt(position.generation, begin.everything)?;
     feeder.progress.catching_up(begin.pages);
     let coverage = if feeder.is_new()? {
-        bootstrap(feeder, &mut records, &begin, &mut hearsay)?;
+        bootstrap(feeder, &mut records, &begin, &mut clock)?;
         None
     } else {
         begin.everything.then(|| Coverage::new(begin.page_size))
     };
     let pending = feeder.pending(begin.page_size)?;
-    let mut session = Session { page_size: begin.page_size, pending, hearsay, coverage, commit: None };
+    let mut session = Session { page_size: begin.page_size, pending, clock, coverage, commit: None };
     while !(until == Until::CaughtUp && feeder.progress.is_caught_up()) {
         if (feeder.stop)() {
             return Ok(());
@@ -54,7 +54,7 @@ fn bootstrap<R: Read>(
     feeder: &mut Feeder,
     records: &mut Records<R>,
     begin: &Begin,
-    hearsay: &mut Hearsay,
+    clock: &mut UpstreamClock,
 ) -> Result<()> {
     let mut file = feeder.bootstrap(begin.page_size)?;
     let (position, commit) = loop {
@@ -87,7 +87,7 @@ fn bootstrap<R: Read>(
         }
     })?;
     log::info!("new replica at {position}: {} pages", commit.pages);
-    feeder.made(position, hearsay.newest(commit.time), commit.pages, Some(checksums))?;
+    feeder.made(position, clock.newest(commit.time), commit.pages, Some(checksums))?;
     feeder.count(records.bytes);
     Ok(())
 }
@@ -102,7 +102,7 @@ struct Session {
     page_size: PageSize,
     pending: Pending,
     /// What the times in the stream mean.
-    hearsay: Hearsay,
+    clock: UpstreamClock,
     /// Which pages have come, while everything has to.
     coverage: Option<Coverage>,
     /// A commit that has ended but is not applied yet, since more have arrived already.
@@ -140,9 +140,9 @@ impl Session {
                 let time = decode_heartbeat(&header, payload)?;
                 if self.pending.is_empty() && self.commit.is_none() {
                     check_heartbeat(header.position, feeder.position())?;
-                    self.hearsay.keep_up();
+                    self.clock.keep_up();
                     let is_last_word = !records.has_more();
-                    feeder.stand(header.position, Newest { is_last_word, ..self.hearsay.newest(time) })?;
+                    feeder.stand(header.position, Newest { is_last_word, ..self.clock.newest(time) })?;
                     // A quiet moment.
                     feeder.make_durable()?;
                     feeder.count(records.bytes);
@@ -167,7 +167,7 @@ impl Session {
         if let Some(coverage) = self.coverage.take() {
             coverage.check(commit.pages)?;
         }
-        let newest = self.hearsay.newest(commit.time);
+        let newest = self.clock.newest(commit.time);
         feeder.add_mark(&mut self.pending)?;
         if self.pending.is_empty() && !feeder.database.changes_size(commit.pages)? {
             return feeder.confirm(commit.pages, expected(&commit), position, newest);

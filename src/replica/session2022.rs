@@ -10,11 +10,11 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::time::{Duration, Instant};
 
 use super::feeder::{Feeder, Until};
-use super::hearsay::Newest;
 use super::pending::Pending;
 use super::records::Records;
 use super::session::unexpected;
 use super::status::State;
+use super::upstream_clock::Newest;
 use crate::base::{Error, Generation, Kind, PageSize, Pgno, Position, Result, limits};
 use crate::format::lz4;
 use crate::format::record::{Header, Type};

@@ -3,7 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::hearsay::Newest;
+use super::upstream_clock::Newest;
 use crate::base::{Error, Headway, Past, Position, Result, limits};
 use crate::sqlite::steady_since;
 
@@ -351,7 +351,7 @@ impl Inner {
         self.equal_at.map(|at| steady_since(at).as_secs_f64())
     }
 
-    /// What the replica holds was the newest then. Where that lies far back although it was heard of just now, there is something in
+    /// What the replica holds was the newest then. Where that lies far back although it came just now, there is something in
     /// the way further up, and the state says so.
     fn knows(&mut self, newest: Newest) {
         if let (Some(at), Some(before)) = (newest.at, self.equal_at)
@@ -359,7 +359,7 @@ impl Inner {
         {
             self.step = Duration::from_millis(u64::try_from(at.saturating_sub(before)).unwrap_or(0));
         }
-        if newest.at.is_some() || newest.is_told {
+        if newest.at.is_some() || newest.is_periodic {
             self.equal_at = newest.at;
         }
         (self.state, self.reason) = (State::Streaming, None);
@@ -367,7 +367,7 @@ impl Inner {
             return;
         }
         let age = newest.at.map(steady_since);
-        // The upstream of an upstream may be one that is seldom heard of.
+        // A relay gets heartbeats as seldom as its own upstream sends them.
         if age.is_none_or(|age| age > limits::STALLED.max(self.step * 3)) {
             let age = age.map_or("longer than it knows".to_string(), |age| format!("{} s", age.as_secs()));
             self.state = State::Stalled;

@@ -31,9 +31,9 @@ pub(super) fn run(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) ->
 
 fn apply(feeder: &mut Feeder, opened: Opened, until: Until) -> Result<()> {
     feeder.progress.connected();
-    let Opened { version2, compression, mut hearsay, page_size, body } = opened;
+    let Opened { version2, compression, mut clock, page_size, body } = opened;
     match version2 {
-        true => session::run(feeder, body, compression, hearsay, until),
-        false => session2022::run(feeder, body, page_size, hearsay.newest(NO_TIME), until),
+        true => session::run(feeder, body, compression, clock, until),
+        false => session2022::run(feeder, body, page_size, clock.newest(NO_TIME), until),
     }
 }

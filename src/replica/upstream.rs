@@ -2,7 +2,7 @@
 
 use std::io::Read;
 
-use super::hearsay::Hearsay;
+use super::upstream_clock::UpstreamClock;
 use crate::base::{PageSize, Position, Result};
 use crate::format::compression::Compression;
 use crate::store::Checksums;
@@ -66,7 +66,7 @@ pub struct Opened {
     /// How pages records may be compressed: what was asked for and agreed to.
     pub compression: Compression,
     /// What the times in it mean.
-    pub hearsay: Hearsay,
+    pub clock: UpstreamClock,
     /// Page size it announced in its header, in bytes.
     pub page_size: Option<u32>,
     /// The records.

@@ -113,8 +113,8 @@ impl Host {
         unsafe { call!(wal_autocheckpoint(self.db, c_int::try_from(frames).unwrap_or(c_int::MAX))) };
     }
 
-    /// Has the library's own connections to the file at `path` leave the WAL as this connection would leave that of `schema`: whoever
-    /// closes last decides for all, and that should be the application.
+    /// Has the library's own connections to the file at `path` leave the WAL as this connection would leave that of `schema`: the
+    /// last one to close decides for all, and that should be the application.
     pub fn share_close_settings(self, schema: &str, path: &Path) {
         let Ok(name) = c_name(schema) else { return };
         let (mut keeps_wal, mut no_checkpoint): (c_int, c_int) = (-1, 0);

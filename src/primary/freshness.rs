@@ -1,4 +1,4 @@
-//! How old what is known of a database is: the age that replicas are told.
+//! The age of what is known of a database, as replicas get it.
 //!
 //! A time that goes out with a position is when the look at the WAL began by which that was the newest, and never when it was
 //! sent. So a tail that waits for its disk, fails, compares pages, or does not run makes every replica's age grow.
@@ -13,7 +13,7 @@ use super::pages::Places;
 use crate::base::{Result, limits};
 use crate::sqlite::steady_since;
 
-/// How long a status waits for whoever has the core. Pieces of a catch-up take some milliseconds, unless the disk is slow.
+/// How long a status waits for the core. Pieces of a catch-up take some milliseconds, unless the disk is slow.
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Primary {

@@ -1,4 +1,4 @@
-//! How old what an upstream says is, without trusting any clock to be right.
+//! The age of what an upstream says, without trust in any wall clock.
 //!
 //! What the upstream's clock said when it got a request was said after the request was sent. So what it says of a later moment, by
 //! the same clock, happened as much later at least. Both clocks count the time that passes, whatever they are set to; nothing looks
@@ -46,13 +46,13 @@ pub struct Newest {
     pub at: Option<i64>,
     /// Whether the upstream says so again and again, so that it should never lie far back. Otherwise one that is not known changes
     /// nothing of what was known before.
-    pub is_told: bool,
+    pub is_periodic: bool,
     /// Whether this is the last that has come, and was just waited for: then it is not our own delay if it lies far back.
     pub is_last_word: bool,
 }
 
 /// The times of one stream.
-pub struct Hearsay {
+pub struct UpstreamClock {
     times: Times,
     compare: CompareClocks,
     /// When the clocks were last compared, or that was last begun.
@@ -60,10 +60,10 @@ pub struct Hearsay {
     comparing: Option<Receiver<Times>>,
 }
 
-impl Hearsay {
+impl UpstreamClock {
     /// That of a stream whose times mean `times`, which `compare` finds out again.
-    pub fn new(times: Times, compare: CompareClocks) -> Hearsay {
-        Hearsay { times, compare, compared_at: steady_ms(), comparing: None }
+    pub fn new(times: Times, compare: CompareClocks) -> UpstreamClock {
+        UpstreamClock { times, compare, compared_at: steady_ms(), comparing: None }
     }
 
     /// When that was which the upstream says was at `time`; 0 is no time.
@@ -97,17 +97,17 @@ impl Times {
 
     fn newest_as_of(&mut self, time: i64, now: i64, wall: i64) -> Newest {
         let at = match self {
-            Times::None { ours } => return Newest { at: Some(*ours), is_told: false, is_last_word: false },
+            Times::None { ours } => return Newest { at: Some(*ours), is_periodic: false, is_last_word: false },
             _ if time == crate::format::record::NO_TIME => None,
             Times::Since { ours, theirs, .. } => {
                 let at = ours.saturating_add(time.saturating_sub(*theirs));
-                // It has been heard of, and so it has been: their clock runs faster.
+                // Nothing comes before its time: their clock runs faster.
                 *ours = ours.saturating_sub(at.saturating_sub(now).max(0));
                 Some(at.min(now))
             }
             Times::WallClock => Some(now.saturating_sub(wall.saturating_sub(time)).min(now)),
         };
-        Newest { at, is_told: true, is_last_word: false }
+        Newest { at, is_periodic: true, is_last_word: false }
     }
 }
 
@@ -129,7 +129,7 @@ mod tests {
         assert_eq!(
             at(ASKED, 502_000, 9_000, 77),
             Some(3_000),
-            "said 2 s after the request came, heard of 8 s after it left"
+            "stamped 2 s after the request came, received 8 s after it left"
         );
         assert_eq!(at(ASKED, 499_000, 9_000, 77), Some(0), "known before the request came");
         assert_eq!(at(ASKED, i64::MAX, 9_000, 77), Some(9_000));
@@ -139,8 +139,8 @@ mod tests {
     #[test]
     fn a_clock_that_runs_faster_there_hides_nothing() {
         let mut times = ASKED;
-        assert_eq!(times.newest_as_of(502_000, 2_500, 77).at, Some(2_500), "half a second ahead: heard of now");
-        // The same clock 2 s later: what was said then is 2 s later than what was heard of before, and not 2.5.
+        assert_eq!(times.newest_as_of(502_000, 2_500, 77).at, Some(2_500), "half a second ahead: now");
+        // The same clock 2 s later: that is 2 s after the time before, and not 2.5.
         assert_eq!(times.newest_as_of(504_000, 9_000, 77).at, Some(4_500));
     }
 
@@ -155,7 +155,7 @@ mod tests {
         assert_eq!(at(Times::WallClock, 0, 9_000, 1_000), None);
         assert_eq!(at(ASKED, 0, 9_000, 1_000), None);
         let untimed = Times::None { ours: 1_000 }.newest_as_of(0, 9_000, 1_000);
-        assert_eq!((untimed.at, untimed.is_told), (Some(1_000), false), "version 1: as of when it was asked for");
+        assert_eq!((untimed.at, untimed.is_periodic), (Some(1_000), false), "version 1: as of when it was asked for");
     }
 
     #[test]
@@ -166,24 +166,24 @@ mod tests {
             drop(answers.send(answer));
             comparing
         });
-        let mut hearsay = Hearsay::new(ASKED, compare);
-        hearsay.keep_up();
+        let mut upstream = UpstreamClock::new(ASKED, compare);
+        upstream.keep_up();
         assert!(asked.try_recv().is_err(), "it was just done");
         for (clock, taken) in [(2, false), (1, true)] {
-            hearsay.compared_at -= 600_000;
-            hearsay.keep_up();
+            upstream.compared_at -= 600_000;
+            upstream.keep_up();
             let answer = asked.try_recv().expect("they are compared");
-            hearsay.keep_up();
-            assert_eq!(hearsay.times, ASKED, "not answered yet");
+            upstream.keep_up();
+            assert_eq!(upstream.times, ASKED, "not answered yet");
             let later = Times::Since { ours: 7_000, theirs: 506_100, clock };
             answer.send(later).expect("the answer is waited for");
-            hearsay.keep_up();
-            assert_eq!(hearsay.times == later, taken, "answered by clock {clock}");
+            upstream.keep_up();
+            assert_eq!(upstream.times == later, taken, "answered by clock {clock}");
         }
-        hearsay.compared_at -= 600_000;
-        hearsay.keep_up();
+        upstream.compared_at -= 600_000;
+        upstream.keep_up();
         drop(asked.try_recv());
-        hearsay.keep_up();
-        assert!(hearsay.comparing.is_none(), "one that fails is tried again when it is time");
+        upstream.keep_up();
+        assert!(upstream.comparing.is_none(), "one that fails is tried again when it is time");
     }
 }
