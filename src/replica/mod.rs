@@ -28,6 +28,9 @@ mod trust;
 mod upstream;
 mod verify;
 
+#[cfg(test)]
+pub mod stepping;
+
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
