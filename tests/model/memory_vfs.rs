@@ -301,7 +301,7 @@ unsafe extern "C" fn lock(file: *mut ffi::sqlite3_file, level: c_int) -> c_int {
         return ffi::SQLITE_BUSY;
     }
     node.owner = Some(open.id);
-    node.level = level.min(PENDING).max(RESERVED);
+    node.level = level.clamp(RESERVED, PENDING);
     open.level = node.level;
     if level == EXCLUSIVE {
         if node.shared > 1 {

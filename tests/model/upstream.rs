@@ -1,11 +1,12 @@
 //! The upstream that the replica knows: the primary in the same thread.
 
 use std::io::Read;
+use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::world::World;
 use crate::base::{Error, Position, Result};
-use crate::replica::{Compared, Have, Opened, PageSums, Upstream};
+use crate::replica::{Compared, Have, Hearsay, Opened, PageSums, Times, Upstream};
 
 /// The way to the primary.
 pub struct Link(pub Arc<Mutex<World>>);
@@ -20,7 +21,9 @@ impl Upstream for Link {
 
     fn open(&self, have: Have) -> Result<Opened> {
         let compression = self.0.lock().unwrap_or_else(PoisonError::into_inner).open_feed(have)?;
-        Ok(Opened { version2: true, compression, page_size: None, body: Box::new(Body(Arc::clone(&self.0))) })
+        let hearsay = Hearsay::new(Times::WallClock, Box::new(|| channel().1));
+        let body = Box::new(Body(Arc::clone(&self.0)));
+        Ok(Opened { version2: true, compression, hearsay, page_size: None, body })
     }
 
     fn compare(&self, _: &PageSums, _: Option<Position>) -> Result<Compared> {

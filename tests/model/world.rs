@@ -172,8 +172,7 @@ impl World {
 
     fn stepped(&mut self) -> &mut Stepped {
         if self.stepped.is_none() {
-            let options =
-                Options { checkpoint_frames: NEVER, heartbeat: Duration::from_secs(3600), ..Options::default() };
+            let options = Options { checkpoint_frames: NEVER, wal_limit: 0, heartbeat: Duration::from_secs(3600) };
             let started = Stepped::start(&self.primary(), memory_vfs::NAME, options);
             self.stepped = Some(self.sure("serving", started));
             self.outcome.restarts += 1;
