@@ -1,7 +1,10 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test counts torture faults fuzz corpus miri asan drivers build install dist packages bench profile report goldens clean
+# LIMITS=tiny: a build in a folder of its own whose bounds are so small that every commit crosses some.
+TINY := $(if $(filter tiny,$(LIMITS)),--features tiny-limits --target-dir $(or $(CARGO_TARGET_DIR),target)/tiny)
+
+.PHONY: help demo test model mutants seams counts torture faults fuzz corpus miri asan drivers build install dist packages bench profile report goldens clean
 
 PREFIX ?= /usr/local
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
@@ -17,19 +20,31 @@ demo: build ## See a replica follow a database, in some 20 seconds after the bui
 	@.ci/setup sqlite3
 	@bash sql/demo/demo.sh target/release/liblitestream
 
-test: ## Run every check and every test
+test: ## Run every check and every test; LIMITS=tiny with tiny bounds; TESTS="lib apply" for some tests
 	@.ci/setup sqlite3 curl openssl $(STRACE)
-	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
-	cargo test --locked --no-fail-fast
+	$(if $(TINY),,cargo fmt --check)
+	$(if $(TINY),,cargo clippy --locked --all-targets -- -D warnings)
+	cargo test --locked --no-fail-fast $(TINY) $(foreach test,$(TESTS),$(if $(filter lib,$(test)),--lib,--test $(test)))
+
+model: ## Commit, send, apply and compare in one process with tiny bounds, for SECONDS=60, from SEED=n on
+	@.ci/setup
+	MODEL_SECONDS="$(SECONDS)" MODEL_SEED="$(SEED)" cargo test --locked --lib model:: -- --ignored --nocapture
+
+mutants: ## Show that the model finds faults: put each of a list of them into a copy of the sources
+	@.ci/setup python3
+	tests/model/mutants
+
+seams: ## Cross every bound at its real value with every page size; some minutes
+	@.ci/setup sqlite3
+	cargo test --locked --test seams -- --include-ignored --nocapture
 
 counts: ## Count the instructions of the hot paths, and fail where they are far more than before; UPDATE=1 keeps them
 	@.ci/setup valgrind
 	cargo bench --locked --bench counts -- $(if $(UPDATE),--update)
 
-torture: ## Kill, stop, damage and cut everything for SECONDS=60, with SEED=n to do the same again
+torture: ## Kill, stop, damage and cut everything for SECONDS=60, with SEED=n to do the same again; LIMITS=tiny as in test
 	@.ci/setup sqlite3
-	TORTURE_SECONDS="$(SECONDS)" TORTURE_SEED="$(SEED)" cargo test --locked --test torture -- --ignored --nocapture
+	TORTURE_SECONDS="$(SECONDS)" TORTURE_SEED="$(SEED)" cargo test --locked $(TINY) --test torture -- --ignored --nocapture
 
 faults: ## Fail every call to the storage, cut the power and kill the process at every moment; some minutes
 	@.ci/setup sqlite3 $(STRACE)

@@ -28,6 +28,10 @@ pub mod replica;
 pub mod sqlite;
 pub mod store;
 
+#[cfg(test)]
+#[path = "../tests/model/mod.rs"]
+mod model;
+
 /// What SQLite calls when it loads the extension (<https://www.sqlite.org/loadext.html>). The library stays loaded:
 /// its threads outlive the connection that brought it in.
 ///

@@ -283,9 +283,10 @@ fn records_are_compressed_as_the_protocol_says_for_those_who_ask_in_version_2() 
         image.reach(&mut stream, &primary.ask("SELECT litestream_position()"));
         primary.run(&insert(20, false));
         image.reach(&mut stream, &primary.ask("SELECT litestream_position()"));
-        // Some 8 MB, in records of 1 MiB.
+        // Some 8 MB, in records of 1 MiB; or of one page, which need not get smaller.
         let (least, other) = if compresses { (image.compressed, image.plain) } else { (image.plain, image.compressed) };
-        assert!(least > 5 && other == 0, "{headers:?}: {} compressed, {} plain", image.compressed, image.plain);
+        let most = if compresses && bounds::ARE_TINY { least / 100 } else { 0 };
+        assert!(least > 5 && other <= most, "{headers:?}: {} compressed, {} plain", image.compressed, image.plain);
         image.assert_equals(&temp.path("primary.db"));
     }
     let mut stream = get(&url, "/stream", &WANTED[1..]);
@@ -307,7 +308,13 @@ fn a_client_that_reads_too_slowly_is_caught_up_compressed() {
     }
     image.reach(&mut stream, &primary.ask("SELECT litestream_position()"));
     assert!(image.begins > 1, "the log was large enough: {} commits, one catch-up", image.commits);
-    assert!(image.compressed > 10 * image.plain, "{} compressed, {} plain", image.compressed, image.plain);
+    // Records of one page hold one half or the other.
+    assert!(
+        image.compressed > if bounds::ARE_TINY { image.plain / 2 } else { 10 * image.plain },
+        "{} compressed, {} plain",
+        image.compressed,
+        image.plain
+    );
     image.assert_equals(&temp.path("primary.db"));
 }
 

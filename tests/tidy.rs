@@ -465,7 +465,8 @@ fn crate_roots() -> io::Result<Vec<PathBuf>> {
         .into_iter()
         .filter(|path| {
             let folder = path.parent().and_then(Path::to_str).unwrap_or_default();
-            let libraries = [Path::new("src/lib.rs"), Path::new("fuzz/src/lib.rs")];
+            // The unit tests take in the model by its path.
+            let libraries = ["src/lib.rs", "fuzz/src/lib.rs", "tests/model/mod.rs"].map(Path::new);
             libraries.contains(&path.as_path()) || has_extension(path, "rs") && folders.contains(&folder)
         })
         .collect())

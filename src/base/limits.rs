@@ -1,9 +1,21 @@
 //! Every bound the library keeps to, in one place.
+//!
+//! A bound at which work is divided (chunks, stages, rounds, blocks) is a seam: code on one side of it differs from code on the
+//! other. [`scaled`] makes these bounds so small in test builds that every commit crosses some of them. Limits past which
+//! something is refused, and times, stay the same in every build.
 
 use std::time::Duration;
 
+/// Whether the bounds are tiny: in the unit tests, and with the feature `tiny-limits`.
+pub const ARE_TINY: bool = cfg!(any(test, feature = "tiny-limits"));
+
+/// A bound with the value `real`, or `tiny` in a build with tiny bounds.
+pub const fn scaled(real: usize, tiny: usize) -> usize {
+    if ARE_TINY { tiny } else { real }
+}
+
 /// Pages of one record or one write to a file: about this many bytes at once.
-pub const CHUNK_BYTES: usize = 1 << 20;
+pub const CHUNK_BYTES: usize = scaled(1 << 20, 4 << 10);
 
 /// Largest payload a version 2 record may announce, in bytes: a full chunk of the largest pages with room
 /// for their numbers. A record that says more is refused before anything is allocated.
@@ -15,27 +27,27 @@ pub const MAX_SEGMENT_BYTES: u64 = 1 << 30;
 
 /// Commits kept ready for followers that are nearly up to date, in bytes for each database served, with what is kept of
 /// them compressed. A follower further behind is sent the pages that changed instead.
-pub const COMMIT_LOG_BYTES: usize = 16 << 20;
+pub const COMMIT_LOG_BYTES: usize = scaled(16 << 20, 24 << 10);
 
 /// Largest commit put into that log, in bytes. Larger ones are read by each follower piece by piece: putting them together
 /// would keep the tail from looking for too long.
-pub const LIVE_COMMIT_BYTES: usize = 1 << 20;
+pub const LIVE_COMMIT_BYTES: usize = scaled(1 << 20, 8 << 10);
 
 /// Pages of a commit held in memory on a replica before they are written to the WAL unseen, in bytes.
-pub const STAGE_BYTES: usize = 16 << 20;
+pub const STAGE_BYTES: usize = scaled(16 << 20, 16 << 10);
 
 /// How many WAL frames make a checkpoint worth its while: what SQLite's own auto-checkpoint uses.
-pub const CHECKPOINT_FRAMES: u32 = 1000;
+pub const CHECKPOINT_FRAMES: u32 = scaled(1000, 40) as u32;
 
 /// The same for a replica, whose only writer is this library. A checkpoint costs three syncs whatever its size; they are
 /// most of the price of applying small commits.
-pub const REPLICA_CHECKPOINT_FRAMES: u32 = 4000;
+pub const REPLICA_CHECKPOINT_FRAMES: u32 = scaled(4000, 30) as u32;
 
 /// WAL size past which it is let be restarted unwatched, in bytes: four times what makes a checkpoint worth its while.
-pub const WAL_LIMIT_BYTES: u64 = 16 << 20;
+pub const WAL_LIMIT_BYTES: u64 = scaled(16 << 20, 640 << 10) as u64;
 
 /// WAL size past which a snapshot for a replica of 2022, which keeps the WAL from being restarted, is given up, in bytes.
-pub const SNAPSHOT_2022_WAL_BYTES: u64 = 64 << 20;
+pub const SNAPSHOT_2022_WAL_BYTES: u64 = scaled(64 << 20, 4 << 20) as u64;
 
 /// How often an idle stream says that it is alive, and where its primary is.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);

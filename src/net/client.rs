@@ -17,7 +17,7 @@ use super::credentials::Credentials;
 use super::stop::{Stop, stopped};
 use super::stream_body::StreamBody;
 use super::url::Url;
-use crate::base::{Error, Kind, Position, Result};
+use crate::base::{Error, Kind, Position, Result, limits};
 use crate::format::compression::Compression;
 use crate::format::record::{COMPRESSION_HEADER, VERSION_HEADER};
 use crate::replica::{Compared, Have, Opened, PageSums, Upstream, UpstreamClock};
@@ -26,9 +26,9 @@ use crate::sqlite::{guarded, spawn, steady_ms};
 /// How long a name may take to resolve, and a connection to be made.
 const CONNECT: Duration = Duration::from_secs(5);
 /// Bytes read from the socket at once.
-const INPUT_BUFFER: usize = 256 << 10;
+const INPUT_BUFFER: usize = limits::scaled(256 << 10, 4 << 10);
 /// Room for the request, which is all that is ever sent.
-const OUTPUT_BUFFER: usize = 16 << 10;
+const OUTPUT_BUFFER: usize = limits::scaled(16 << 10, 4 << 10);
 /// The longest answer to a comparison, in bytes.
 const ANSWER_LIMIT: u64 = 64 << 10;
 

@@ -30,7 +30,7 @@ use super::write_timeout::WriteTimeout;
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
 /// Bytes that the kernel takes of a stream before it has sent those before them.
 #[cfg(any(target_os = "android", target_os = "linux"))]
-const UNSENT: u32 = 128 << 10;
+const UNSENT: u32 = crate::base::limits::scaled(128 << 10, 4 << 10) as u32;
 
 /// Takes `socket` on, or turns it away: what is to be done for it, if anything.
 pub fn take_on(

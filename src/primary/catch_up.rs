@@ -20,11 +20,11 @@ use crate::format::record::{Begin, most_pages};
 
 /// Pages sent within one look at first, in chunks; doubles with each round so that even a database that changes faster
 /// than the replica reads comes to an end.
-const LAST_ROUND_CHUNKS: usize = 4;
+const LAST_ROUND_CHUNKS: usize = limits::scaled(4, 2);
 /// Largest such round, in bytes.
 const LAST_ROUND_BYTES: usize = limits::COMMIT_LOG_BYTES;
 /// Checksums compared at once.
-const COMPARED: usize = 1 << 14;
+const COMPARED: usize = limits::scaled(1 << 14, 5);
 
 /// What the replica lacks.
 pub(super) enum Lacks {
@@ -170,7 +170,7 @@ impl CatchUp {
 
     fn last_round_pages(&self, size: PageSize) -> usize {
         let chunks = LAST_ROUND_CHUNKS << self.rounds.min(8);
-        (chunks * limits::CHUNK_BYTES).min(LAST_ROUND_BYTES) / size.bytes()
+        ((chunks * limits::CHUNK_BYTES).min(LAST_ROUND_BYTES) / size.bytes()).max(1)
     }
 
     fn pages_due(&self, core: &Core) -> u64 {

@@ -2,11 +2,11 @@
 
 use super::Primary;
 use super::core::Core;
-use crate::base::{Pgno, Position, Result};
+use crate::base::{Pgno, Position, Result, limits};
 use crate::format::checksum::PageChecksum;
 
 /// Pages read for their checksums at once, while nobody else has the core.
-const AT_ONCE: usize = 1 << 12;
+const AT_ONCE: usize = limits::scaled(1 << 12, 3);
 
 /// What came of comparing the pages of a replica with those of its primary.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@
 use super::core::{Core, Seen};
 use super::page_map::PageMap;
 use super::pages::Places;
-use crate::base::{FrameNo, Generation, Pgno, Position, Result};
+use crate::base::{FrameNo, Generation, Pgno, Position, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::page_file::{Header, Mark};
 use crate::format::record::most_pages;
@@ -17,9 +17,9 @@ use crate::format::wal::{FRAME_HEADER_SIZE, FrameHeader, frame_offset};
 use crate::store::{Entry, Sidecar, State};
 
 /// How many indexes are set aside at once. At a thousand WAL resets a second that is one small write each half minute.
-const RESERVE: u64 = 1 << 16;
+const RESERVE: u64 = limits::scaled(1 << 16, 4) as u64;
 /// How many pages are read at most when serving ends, for their checksums. Others count as changed when it begins again.
-const READ_AT_END: usize = 1 << 14;
+const READ_AT_END: usize = limits::scaled(1 << 14, 4);
 
 /// What earlier runs left.
 pub(super) struct History {

@@ -29,6 +29,9 @@ mod snapshot;
 mod tail;
 mod unwatched;
 
+#[cfg(test)]
+pub mod stepping;
+
 #[doc(hidden)]
 pub mod counting;
 

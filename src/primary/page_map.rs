@@ -1,11 +1,11 @@
 //! Which commit changed each page last, and what every page sums up to.
 
-use crate::base::{Lsn, PageSize, Pgno};
+use crate::base::{Lsn, PageSize, Pgno, limits};
 use crate::format::checksum::PageChecksum;
 use crate::store::{Checksums, Entry};
 
 /// How many pages without a checksum a map has room for when it has none: a few commits bring as many again.
-const FEW: usize = 1 << 14;
+const FEW: usize = limits::scaled(1 << 14, 2);
 
 /// The newest LSN and the checksum of every page, 16 bytes a page. A page that changed has no checksum until somebody has
 /// read it.

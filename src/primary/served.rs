@@ -118,6 +118,13 @@ pub(super) enum Role {
 impl Primary {
     /// Begins to serve the database at `path`, opened through the VFS named `vfs`.
     pub fn start(path: &Path, vfs: &CStr, options: Options) -> Result<Arc<Primary>> {
+        let (primary, tail) = Primary::prepare(path, vfs, options)?;
+        *locked(&primary.thread) = Some(tail.start()?);
+        Ok(primary)
+    }
+
+    /// Gets everything ready to serve the database at `path`, but for the thread of the tail.
+    pub(super) fn prepare(path: &Path, vfs: &CStr, options: Options) -> Result<(Arc<Primary>, Tail)> {
         let sidecar = Sidecar::of(path);
         let lock = sidecar.lock("serve it")?;
         let core = Core::open(path, vfs, History::load(&sidecar))?;
@@ -134,9 +141,8 @@ impl Primary {
         let role = Role::Primary { lock, bell: Arc::clone(&bell) };
         let primary = Arc::new(Primary::of(path, vfs, options, core, role));
         sidecar.show_position(&reached)?;
-        let handle = Tail::start(Arc::clone(&primary), bell, own, sidecar, reserve)?;
-        *locked(&primary.thread) = Some(handle);
-        Ok(primary)
+        let tail = Tail::new(Arc::clone(&primary), bell, own, sidecar, reserve)?;
+        Ok((primary, tail))
     }
 
     pub(super) fn of(path: &Path, vfs: &CStr, options: Options, core: Core, role: Role) -> Primary {

@@ -80,18 +80,23 @@ pub(super) struct Tail {
 }
 
 impl Tail {
-    /// Starts the thread, with two connections for itself.
-    pub fn start(
+    /// Starts the thread.
+    pub fn start(self) -> Result<JoinHandle<()>> {
+        spawn("litestream-tail", move || self.run())
+    }
+
+    /// A tail with two connections for itself.
+    pub fn new(
         primary: Arc<Primary>,
         bell: Arc<Doorbell>,
         [checkpointer, brake]: [Connection; 2],
         sidecar: Sidecar,
         reserve: Reserve,
-    ) -> Result<JoinHandle<()>> {
+    ) -> Result<Tail> {
         let reached = primary.lock_core().position();
         let alone = Alone::begin(primary.path())?;
         let files = [beside(primary.path(), "-wal"), primary.path().to_path_buf()];
-        let tail = Tail {
+        Ok(Tail {
             primary,
             checkpointer: Checkpointer::new(checkpointer),
             brake,
@@ -111,8 +116,7 @@ impl Tail {
             settling: false,
             frames: 0,
             next_checkpoint: 0,
-        };
-        spawn("litestream-tail", move || tail.run())
+        })
     }
 
     fn run(mut self) {
@@ -138,9 +142,15 @@ impl Tail {
                 None => self.rest.wait(&self.scene()),
             }
         }
+        let ended = self.end();
+        self.primary.noted(ended);
+    }
+
+    /// Keeps what is known, for the next run.
+    pub(super) fn end(&self) -> Result<()> {
         // From here on it is not known whether a position is still that of the database.
         self.primary.noted(self.sidecar.forget_position());
-        self.primary.noted(self.primary.lock_core().save(&self.sidecar));
+        self.primary.lock_core().save(&self.sidecar)
     }
 
     /// Lets commits gather; but a checkpoint that may come any moment must not be slept through.
@@ -168,7 +178,7 @@ impl Tail {
     }
 
     /// One look. How many commits were new.
-    fn turn(&mut self) -> Result<Option<u64>> {
+    pub(super) fn turn(&mut self) -> Result<Option<u64>> {
         let primary = Arc::clone(&self.primary);
         let before = primary.commits.load(Relaxed);
         let is_ours = std::mem::replace(&mut self.copies, self.checkpointer.is_running());

@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::stage::{check_page_one, mark, placeholder};
-use crate::base::{Error, Kind, PageSize, Pgno, Result};
+use crate::base::{Error, Kind, PageSize, Pgno, Result, limits};
 use crate::sqlite::{Connection, Exclusive, File, Writeback};
 use crate::store::{Checksums, Written};
 
@@ -19,7 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const SECTOR: usize = 512;
 
 /// What a hole reads as.
-static ZEROS: [u8; 1 << 12] = [0; 1 << 12];
+static ZEROS: [u8; limits::scaled(1 << 12, 100)] = [0; limits::scaled(1 << 12, 100)];
 
 /// A file being filled.
 pub(super) struct Bootstrap<'c> {

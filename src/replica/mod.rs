@@ -28,6 +28,9 @@ mod upstream;
 mod upstream_clock;
 mod verify;
 
+#[cfg(test)]
+pub mod stepping;
+
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -3,12 +3,12 @@
 use std::io::{BufReader, ErrorKind, Read};
 use std::time::{Duration, Instant};
 
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, limits};
 use crate::format::compression::{Compression, decompress};
 use crate::format::record::{HEADER_SIZE, Header, Type};
 
 /// How much is read at once, and looked ahead into.
-const BUFFER: usize = 1 << 20;
+const BUFFER: usize = limits::scaled(1 << 20, 6 << 10);
 /// A record takes no longer than this, and a second for so many bytes. One whose size was damaged on the way would otherwise
 /// be waited for as long as heartbeats come, which are taken for the rest of it.
 const PATIENCE: Duration = Duration::from_secs(10);

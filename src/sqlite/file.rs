@@ -8,14 +8,14 @@ use sqlite3ext_sys::{sqlite3_file, sqlite3_io_methods};
 
 use super::Connection;
 use super::api::failure;
-use crate::base::{Error, Kind, Result};
+use crate::base::{Error, Kind, Result, limits};
 
 const OK: c_int = 0;
 const SHORT_READ: c_int = 10 | (2 << 8);
 const SYNC_NORMAL: c_int = 2;
 /// Most bytes given to one xRead or xWrite: SQLite never asks for more than a page, and its unix VFS takes only the low 17
 /// bits of the amount.
-const PIECE: usize = 1 << 16;
+const PIECE: usize = limits::scaled(1 << 16, 1000);
 const BUSY: c_int = 5;
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 const LOCK_SHARED: c_int = 1;

@@ -4,8 +4,10 @@
 
 use std::path::Path;
 
+use crate::base::limits;
+
 /// How much is written before the disk is given it, in bytes.
-const EVERY: u64 = 2 << 20;
+const EVERY: u64 = limits::scaled(2 << 20, 8 << 10) as u64;
 
 /// A file that is written from its beginning to its end, over and over.
 pub struct Writeback {

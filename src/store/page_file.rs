@@ -5,12 +5,12 @@ use std::io::{BufReader, Read, Write};
 use std::path::Path;
 
 use super::sidecar::replace;
-use crate::base::{Error, Lsn, Result};
+use crate::base::{Error, Lsn, Result, limits};
 use crate::format::checksum::{Crc, PageChecksum};
 use crate::format::page_file::{ENTRY_SIZE, HEADER_SIZE, Header, TRAILER_SIZE, decode_entry, encode_entry};
 
 /// Entries read or written at once: a CRC of many bytes takes less time for each.
-const BLOCK: usize = 1 << 12;
+const BLOCK: usize = limits::scaled(1 << 12, 3);
 
 /// What is kept of one page: the LSN that changed it last, and its checksum if it is known.
 pub type Entry = (Lsn, Option<PageChecksum>);

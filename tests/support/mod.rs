@@ -30,6 +30,7 @@ mod victim;
 mod wait;
 
 pub mod bank;
+pub mod bounds;
 pub mod stream;
 pub mod wal;
 
