@@ -1,7 +1,7 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test counts torture faults fuzz corpus miri asan drivers build install dist packages bench profile report goldens clean
+.PHONY: help demo test counts bare torture faults fuzz corpus miri asan drivers build install dist packages bench profile report goldens clean
 
 PREFIX ?= /usr/local
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
@@ -18,10 +18,14 @@ demo: build ## See a replica follow a database, in some 20 seconds after the bui
 	@bash sql/demo/demo.sh target/release/liblitestream
 
 test: ## Run every check and every test
-	@.ci/setup sqlite3 curl openssl $(STRACE)
+	@.ci/setup sqlite3 curl openssl python3 $(STRACE)
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --no-fail-fast
+
+bare: ## Run the two commands of the README in fresh roots of Debian; SUITES="bookworm trixie", FRESH=1, JOBS=1
+	@.ci/setup debootstrap
+	@FRESH="$(FRESH)" JOBS="$(JOBS)" .ci/bare $(SUITES)
 
 counts: ## Count the instructions of the hot paths, and fail where they are far more than before; UPDATE=1 keeps them
 	@.ci/setup valgrind
