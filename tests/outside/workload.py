@@ -4,7 +4,9 @@ Every statement is text, so that it can be run by a stock connection and by the 
 the database itself refuses (a constraint, a trigger that calls a function of its application) is no failure.
 """
 
+import os
 import random
+import sqlite3
 
 FOREIGN = ("no such function", "no such module", "no such collation", "no such tokenizer", "unknown tokenizer", "may not be")
 """Errors of a table that only its own application can write to."""
@@ -17,9 +19,10 @@ def quoted(name):
 class Table:
     """A table that rows can be written to."""
 
-    def __init__(self, run, name, without_rowid):
+    def __init__(self, query, name, without_rowid, virtual):
         self.name = quoted(name)
-        columns = run(f"SELECT name, type, pk, hidden FROM pragma_table_xinfo({text(name)})")
+        self.query, self.virtual = query, virtual
+        columns = query(f"SELECT name, type, pk, hidden FROM pragma_table_xinfo({text(name)})")
         written = [(quoted(name.decode()), declared.decode().upper(), pk) for name, declared, pk, hidden in columns if not hidden]
         self.columns = [name for name, _, _ in written]
         keys = [name for name, _, pk in written if pk]
@@ -34,6 +37,9 @@ class Table:
     def some(self, chance, rows, many):
         """An expression that picks `many` rows in a row, somewhere among `rows`."""
         at = chance.randrange(max(1, rows - many + 1))
+        if self.virtual:  # An R-Tree cannot be written to while it is read.
+            found = self.query(f"SELECT rowid FROM {self.name} LIMIT {many} OFFSET {at}")
+            return f"rowid IN ({', '.join(str(row[0]) for row in found)})"
         return f"{self.key} IN (SELECT {self.picked} FROM {self.name} LIMIT {many} OFFSET {at})"
 
 
@@ -56,24 +62,23 @@ class Workload:
     def look(self):
         """Reads the schema."""
         found = self.query(
-            "SELECT name, wr FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual') "
+            "SELECT name, wr, type = 'virtual' FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual') "
             "AND name NOT LIKE 'sqlite~_%' ESCAPE '~' AND name NOT LIKE 'litestream~_%' ESCAPE '~' ORDER BY name"
         )
         self.tables = []
-        for name, without_rowid in found:
+        for name, without_rowid, virtual in found:
             try:
-                self.tables.append(Table(self.query, name.decode(), without_rowid))
-            except Exception as error:  # A module that is not here; which error it is depends on the module.
+                self.tables.append(Table(self.query, name.decode(), without_rowid, virtual))
+            except sqlite3.Error:  # Of a module that is not here.
                 self.given_up.add(quoted(name.decode()))
                 self.refused += 1
-                del error
         self.tables = [table for table in self.tables if table.columns and table.name not in self.given_up]
 
     def rows(self, table):
         """How many rows a table has, up to 20,000."""
         try:
             return self.query(f"SELECT count(*) FROM (SELECT 1 FROM {table.name} LIMIT 20000)")[0][0]
-        except Exception:
+        except sqlite3.Error:
             self.give_up(table)
             return 0
 
@@ -90,6 +95,8 @@ class Workload:
             return True
         except Refused as error:
             self.refused += 1
+            if os.environ.get("VERBOSE"):
+                print(f"    {error}: {sql[:200]}")
             if table and any(sign in str(error) for sign in FOREIGN):
                 self.give_up(table)
             return False
