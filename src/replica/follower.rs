@@ -179,7 +179,7 @@ fn run(
         };
         let error = ended.and(kept).err().unwrap_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it"));
         let hopeless = matches!(error.kind(), Kind::Refused | Kind::CantOpen | Kind::ReadOnly | Kind::Usage);
-        // An upstream that was there a moment ago is mostly there again. One that never was is likely a wrong URL.
+        // An upstream that answered is likely to be back soon. One that never did is likely a wrong URL.
         let cut_off = error.kind() == Kind::Io && progress.connections() > connections;
         let again = feeder.position().is_some() || (cut_off && called.elapsed() < options.silence);
         if !progress.is_caught_up() && (hopeless || !again) {

@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Replicates databases that other people made: those that come inside packages of Debian, PyPI and npm (files.toml), those
-that programs make on the spot, and some of every page size and encoding with what SQLite has of tables.
+"""Replicates databases that other people made: those inside packages of Debian, PyPI and npm
+(files.toml), those that programs make on the spot, and some of every page size and encoding.
 
     tests/outside/files.py [PATTERN ...]     all files, or those whose name contains one of these
 
-Each is copied, put into WAL mode, served and followed. A generated workload writes to it, through a stock connection and through
-the one that serves it, in turn; after each phase the replica's file is compared with the primary's page by page, as a stock
-reader sees it. Fails on a difference, and on fewer than 30 files. SEED=n does the same again; KEEP=1 leaves what failed.
+Each is copied, put into WAL mode, served and followed. A generated workload writes to it, through a
+stock connection and through the one that serves it, in turn. After each phase the replica's file
+is compared with the primary's page by page, as a stock reader sees it. A difference is a failure,
+and so are fewer than 30 files. SEED=n repeats a run; KEEP=1 leaves what failed; VERBOSE=1 prints
+what the database itself refused.
 """
 
 import os
@@ -31,6 +33,15 @@ LARGEST = 32 << 20
 ENCODINGS = {1: "UTF-8", 2: "UTF-16le", 3: "UTF-16be"}
 
 
+def row(name, size, page, encoding, tables, statements, refused, seconds, result):
+    """Prints a row of the table."""
+    print(
+        f"{name:<60} {size:>6} {page:>5} {encoding:<8} {tables:>6} {statements:>10} {refused:>7}"
+        f"{seconds:>6} {result}",
+        flush=True,
+    )
+
+
 class Missing(Exception):
     """What cannot be had here, and why."""
 
@@ -41,8 +52,7 @@ def main():
     print(f"SEED={seed}", flush=True)
     listed = tomllib.loads((Path(__file__).parent / "files.toml").read_text())
     results = Counter()
-    head = f"{'file':<52} {'KiB':>7} {'page':>5} {'encoding':<8} {'tables':>6} {'statements':>10} {'refused':>7} {'s':>6}"
-    print(head, flush=True)
+    row("file", "KiB", "page", "encoding", "tables", "statements", "refused", "s", "result")
     for name, file in found(listed):
         if patterns and not any(pattern in name for pattern in patterns):
             continue
@@ -58,22 +68,22 @@ def found(listed):
     """Name and path of each database. What cannot be had is said."""
     for package in listed["package"]:
         where = f"{package['from']}:{package['name']}"
-        yield from chosen(where, package, lambda: fetched(package))
+        yield from chosen(where, package, fetched)
     for made in listed["made"]:
-        yield from chosen(made["name"], made, lambda: made_by(made))
+        yield from chosen(made["name"], made, made_by)
     yield from chosen("sqlite", {"take": 99}, made_here)
 
 
 def chosen(where, entry, get):
     try:
-        folder = get()
+        folder = get(entry)
     except Missing as why:
-        print(f"{where:<52} skipped: {why}", flush=True)
+        print(f"{where:<60} skipped: {why}", flush=True)
         return
     files = [path for path in sorted(folder.rglob("*")) if is_database(path)]
     files.sort(key=lambda path: (path.stat().st_size < 8 << 10, path.stat().st_size, path.name))
     if not files:
-        print(f"{where:<52} skipped: no database in it", flush=True)
+        print(f"{where:<60} skipped: no database in it", flush=True)
     for path in files[: entry.get("take", 3)]:
         yield f"{where}/{path.name}", path
 
@@ -85,10 +95,12 @@ def is_database(path):
         return file.read(16) == b"SQLite format 3\0"
 
 
-def run(command, folder, **options):
+def called(command, folder, **options):
     """Runs a command; Missing with the end of what it said if it fails."""
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=600, **options)
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=600, **options
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Missing(str(error)) from None
     if done.returncode:
@@ -113,18 +125,21 @@ def fetched(package):
 
 def from_debian(name, folder):
     # The user that apt downloads as may not write there.
-    run(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name], folder)
+    called(["apt-get", "-q", "-o", "APT::Sandbox::User=root", "download", name], folder)
     for package in folder.glob("*.deb"):
-        run(["dpkg-deb", "-x", package, folder / "unpacked"], folder)
+        called(["dpkg-deb", "-x", package, folder / "unpacked"], folder)
         package.unlink()
 
 
 def from_pypi(name, folder):
     environment = CACHE / "venv"
     if not (environment / "bin/pip").exists():
-        run([sys.executable, "-m", "venv", environment], CACHE)
+        called([sys.executable, "-m", "venv", environment], CACHE)
     # No source package: making one ready runs what it brings.
-    run([environment / "bin/pip", "download", "-q", "--no-deps", "--only-binary=:all:", name], folder)
+    called(
+        [environment / "bin/pip", "download", "-q", "--no-deps", "--only-binary=:all:", name],
+        folder,
+    )
     for wheel in folder.glob("*.whl"):
         with zipfile.ZipFile(wheel) as packed:
             packed.extractall(folder / "unpacked")
@@ -132,14 +147,14 @@ def from_pypi(name, folder):
 
 
 def from_npm(name, folder):
-    run(["npm", "pack", "--silent", name], folder)
+    called(["npm", "pack", "--silent", name], folder)
     for packed in folder.glob("*.tgz"):
-        run(["tar", "-xzf", packed, "-C", folder / "unpacked"], folder)
+        called(["tar", "-xzf", packed, "-C", folder / "unpacked"], folder)
         packed.unlink()
 
 
 def made_by(made):
-    """What a program makes, in the cache. Its packages are unpacked there, where the machine does not have them."""
+    """What a program makes, in the cache. Packages are unpacked where it is missing."""
     folder = CACHE / "made" / made["name"]
     if folder.is_dir():
         return folder
@@ -148,18 +163,24 @@ def made_by(made):
     for name in packages if not shutil.which(program or "sh") else []:
         unpacked = fetched({"from": "debian", "name": name}) / "unpacked"
         path += [str(unpacked / "usr/bin"), str(unpacked / "bin")]
-        libraries += [str(found) for at in ("lib", "usr/lib") for found in (unpacked / at).glob("*-linux-gnu")]
+        libraries += [
+            str(found) for at in ("lib", "usr/lib") for found in (unpacked / at).glob("*-linux-gnu")
+        ]
     new = folder.with_name(folder.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir(parents=True)
-    variables = os.environ | {"PATH": os.pathsep.join(path + [os.environ["PATH"]]), "HOME": str(new), "USER": "made"}
+    variables = os.environ | {
+        "PATH": os.pathsep.join(path + [os.environ["PATH"]]),
+        "HOME": str(new),
+        "USER": "made",
+    }
     variables["LD_LIBRARY_PATH"] = os.pathsep.join(libraries)
-    run(["sh", "-ec", made["script"]], new, env=variables)
+    called(["sh", "-ec", made["script"]], new, env=variables)
     new.rename(folder)
     return folder
 
 
-def made_here():
+def made_here(_):
     """Databases of every page size and encoding, and every kind of table that SQLite has."""
     folder = CACHE / "made" / "sqlite"
     if folder.is_dir():
@@ -171,7 +192,8 @@ def made_here():
         size, encoding, vacuum = 512 << n, list(ENCODINGS.values())[n % 3], n % 3
         connection = stock(new / f"{size}-{encoding}.db")
         connection.executescript(
-            f"PRAGMA page_size = {size}; PRAGMA encoding = '{encoding}'; PRAGMA auto_vacuum = {vacuum};" + KINDS
+            f"PRAGMA page_size = {size}; PRAGMA encoding = '{encoding}';"
+            f"PRAGMA auto_vacuum = {vacuum};" + KINDS
         )
         connection.close()
     new.rename(folder)
@@ -185,7 +207,8 @@ WITH RECURSIVE i(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 3000)
     INSERT INTO plain SELECT n, hex(randomblob(n % 90)), randomblob(n % 700), n * 0.5, n FROM i;
 CREATE TABLE keyed(k TEXT, n INTEGER, v, PRIMARY KEY (k, n)) WITHOUT ROWID;
 INSERT INTO keyed SELECT substr(a, 1, 3), id, b FROM plain;
-CREATE TABLE generated(id INTEGER PRIMARY KEY, x INTEGER, y AS (x * 2) STORED, z AS (x || 'z') VIRTUAL, w TEXT);
+CREATE TABLE generated(
+    id INTEGER PRIMARY KEY, x INTEGER, y AS (x * 2) STORED, z AS (x || 'z') VIRTUAL, w TEXT);
 INSERT INTO generated(x, w) SELECT d, a FROM plain;
 CREATE INDEX over_generated ON generated(z, y);
 CREATE INDEX partial ON plain(a) WHERE c > 100;
@@ -197,11 +220,13 @@ CREATE VIRTUAL TABLE words4 USING fts4(a, b);
 INSERT INTO words4 SELECT a, c FROM plain LIMIT 800;
 CREATE VIRTUAL TABLE boxes USING rtree(id, x0, x1, y0, y1);
 INSERT INTO boxes SELECT id, id, id + 3, c, c + 2 FROM plain LIMIT 800;
-CREATE TABLE counted(id INTEGER PRIMARY KEY AUTOINCREMENT, of INTEGER REFERENCES plain(id) ON DELETE CASCADE);
+CREATE TABLE counted(
+    id INTEGER PRIMARY KEY AUTOINCREMENT, of INTEGER REFERENCES plain(id) ON DELETE CASCADE);
 INSERT INTO counted(of) SELECT id FROM plain;
 CREATE TABLE large(id INTEGER PRIMARY KEY, b BLOB);
 INSERT INTO large VALUES (1, zeroblob(300000)), (2, randomblob(200000)), (3, NULL);
-CREATE TRIGGER noted AFTER UPDATE OF a ON plain BEGIN INSERT INTO large(b) VALUES (randomblob(40)); END;
+CREATE TRIGGER noted AFTER UPDATE OF a ON plain
+    BEGIN INSERT INTO large(b) VALUES (randomblob(40)); END;
 CREATE VIEW seen AS SELECT a, b FROM plain JOIN counted ON of = plain.id;
 COMMIT;
 ANALYZE;
@@ -209,45 +234,42 @@ ANALYZE;
 
 
 def tried(name, file, seed):
-    """Replicates a copy of one file and prints its row of the table. Its result: equal, skipped or FAILED."""
+    """Replicates a copy of one file and prints its row. The result: equal, skipped or FAILED."""
     folder = Path(tempfile.mkdtemp(prefix="litestream-files-"))
-    began, row = time.monotonic(), Row()
+    began, run = time.monotonic(), Run()
     try:
-        replicate(folder, file, f"{seed}/{name}", row)
+        replicate(folder, file, f"{seed}/{name}", run)
         result = "equal"
     except Missing as why:
         result = f"skipped: {why}"
     except Exception as failure:
-        result = f"FAILED in {row.phase}: {type(failure).__name__}: {failure}"
-    seconds = time.monotonic() - began
-    print(
-        f"{name:<52} {row.size >> 10:>7} {row.page_size:>5} {row.encoding:<8} {row.tables:>6} {row.statements:>10} "
-        f"{row.refused:>7} {seconds:>6.1f} {result}",
-        flush=True,
-    )
+        result = f"FAILED in {run.phase}: {type(failure).__name__}: {failure}"
+    seconds = f"{time.monotonic() - began:.1f}"
+    counts = (run.tables, run.statements, run.refused)
+    row(name, run.size >> 10, run.page_size, run.encoding, *counts, seconds, result)
     if result.startswith("FAILED") and os.environ.get("KEEP"):
-        print(f"{'':<52} kept in {folder}", flush=True)
+        print(f"{'':<60} kept in {folder}", flush=True)
     else:
         shutil.rmtree(folder, ignore_errors=True)
     return result.split(":")[0].split(" ")[0]
 
 
-class Row:
+class Run:
     """What the table says of a file."""
 
     size = page_size = tables = statements = refused = 0
     encoding = phase = ""
 
 
-def replicate(folder, file, seed, row):
+def replicate(folder, file, seed, run):
     """Copies a database, serves and follows the copy, and writes to it."""
     path = folder / "primary.db"
     shutil.copyfile(file, path)
-    row.size, row.phase = path.stat().st_size, "preparing"
+    run.size, run.phase = path.stat().st_size, "preparing"
     writer = stock(path)
     try:
-        (row.page_size,) = writer.execute("PRAGMA page_size").fetchone()
-        row.encoding = writer.execute("PRAGMA encoding").fetchone()[0].decode()
+        (run.page_size,) = writer.execute("PRAGMA page_size").fetchone()
+        run.encoding = writer.execute("PRAGMA encoding").fetchone()[0].decode()
         (mode,) = writer.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != b"wal":
             raise Missing(f"it does not go into WAL mode: {mode}")
@@ -255,7 +277,7 @@ def replicate(folder, file, seed, row):
         raise Missing(f"SQLite cannot read it: {error}") from None
     pair = Pair(path, folder / "replica.db")
     try:
-        phases(pair, writer, seed, row)
+        phases(pair, writer, seed, run)
         writer.close()
         pair.end()
     finally:
@@ -263,7 +285,7 @@ def replicate(folder, file, seed, row):
         pair.kill()
 
 
-def phases(pair, writer, seed, row):
+def phases(pair, writer, seed, run):
     def by_stock(sql):
         try:
             writer.execute(sql).fetchall()
@@ -279,7 +301,7 @@ def phases(pair, writer, seed, row):
             raise Refused(str(error)) from None
 
     work = Workload(seed, lambda sql: writer.execute(sql).fetchall(), [by_stock, by_server])
-    row.tables = len(work.tables)
+    run.tables = len(work.tables)
 
     def away():
         pair.leave()
@@ -307,9 +329,9 @@ def phases(pair, writer, seed, row):
         ("a replica that was killed", killed),
         ("the last updates", work.updates),
     ]:
-        row.phase = phase
+        run.phase = phase
         step()
-        row.statements, row.refused = work.statements, work.refused
+        run.statements, run.refused = work.statements, work.refused
         pair.compare()
 
 

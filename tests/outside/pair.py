@@ -1,4 +1,4 @@
-"""A primary and a replica, each in a `sqlite3` shell of its own, and a stock reader that compares their files."""
+"""A primary and a replica, each in a `sqlite3` shell of its own, and what compares their files."""
 
 import os
 import queue
@@ -56,7 +56,9 @@ class Shell:
             self.process.stdin.flush()
             while (line := self.lines.get(timeout=PATIENCE)) != end:
                 if line is None:
-                    raise Failed(f"the shell ended with {self.process.wait()}, having said {said[-5:]}")
+                    raise Failed(
+                        f"the shell ended with {self.process.wait()}, having said {said[-5:]}"
+                    )
                 said.append(line)
         except queue.Empty:
             raise Failed(f"no answer within {PATIENCE} s to {sql[:200]}") from None
@@ -67,7 +69,10 @@ class Shell:
         return "\n".join(said)
 
     def quit(self):
-        """Ends the shell as a person does, and fails if a signal ends it. Its status says only whether a statement failed."""
+        """Ends the shell by ending its input. Fails if a signal ends it.
+
+        Its status says no more than whether a statement failed.
+        """
         self.process.stdin.close()
         if (status := self.process.wait(PATIENCE)) < 0:
             raise Failed(f"the shell was ended by signal {-status}")
@@ -79,7 +84,7 @@ class Shell:
 
 
 class Pair:
-    """A served database and its replica. The replica's file is compared with the primary's as a stock reader sees them."""
+    """A served database and its replica, whose files are compared as a stock reader sees them."""
 
     def __init__(self, primary, replica):
         self.primary_path, self.replica_path = primary, replica
@@ -111,19 +116,25 @@ class Pair:
         for _ in range(PATIENCE // 10):
             if self.replica.ask(f"SELECT litestream_wait('{position}', 10000)") == "1":
                 return
-        status = self.replica.ask("SELECT state, reason, position, last_error FROM litestream_status")
+        status = self.replica.ask(
+            "SELECT state, reason, position, last_error FROM litestream_status"
+        )
         raise Failed(f"the replica did not reach {position}: {status}")
 
     def compare(self):
-        """Fails unless the replica's file holds the primary's pages, and was never found to differ."""
+        """Fails unless the replica's file holds the primary's pages, and never was healed."""
         self.catch_up()
         one, other = pages(self.primary_path), pages(self.replica_path)
         if one != other:
             raise Failed(difference(one, other))
         here, there = check(self.primary_path), check(self.replica_path)
         if here != there:
-            raise Failed(f"integrity_check of the replica: {there[:300]}; of the primary: {here[:300]}")
-        heals, failures = self.replica.ask("SELECT heals, coalesce(healed, '') FROM litestream_status").split("|", 1)
+            raise Failed(
+                f"integrity_check of the replica: {there[:300]}; of the primary: {here[:300]}"
+            )
+        heals, failures = self.replica.ask(
+            "SELECT heals, coalesce(healed, '') FROM litestream_status"
+        ).split("|", 1)
         if heals != "0":
             raise Failed(f"{heals} heals, though nothing was damaged: {failures}")
 
@@ -147,7 +158,10 @@ def stock(path):
 
 
 def pages(path):
-    """All pages as a reader gets them now, those of the WAL included; the file format versions, which mark a replica, masked."""
+    """All pages as a reader gets them now, those of the WAL included.
+
+    The file format versions, which mark a replica, are masked.
+    """
     connection = stock(path)
     try:
         database = bytearray(connection.serialize())
@@ -158,10 +172,12 @@ def pages(path):
 
 
 def check(path):
-    """What integrity_check says, or the error that it ends with, such as that of a tokenizer that is missing here."""
+    """What integrity_check says, or its error, such as that of a tokenizer that is missing here."""
     connection = stock(path)
     try:
-        return b"; ".join(row[0] for row in connection.execute("PRAGMA integrity_check")).decode(errors="replace")
+        return b"; ".join(row[0] for row in connection.execute("PRAGMA integrity_check")).decode(
+            errors="replace"
+        )
     except sqlite3.Error as error:
         return str(error)
     finally:
@@ -173,7 +189,11 @@ def difference(one, other):
     size = int.from_bytes(one[16:18], "big")
     size = 65536 if size == 1 else size
     count = max(len(one), len(other)) // size
-    differing = [n + 1 for n in range(count) if one[n * size : n * size + size] != other[n * size : n * size + size]]
+    differing = [
+        n + 1
+        for n in range(count)
+        if one[n * size : n * size + size] != other[n * size : n * size + size]
+    ]
     return (
         f"{len(differing)} of {count} pages differ, the first {differing[:10]}; "
         f"the primary has {len(one) // size} pages, the replica {len(other) // size}"

@@ -3,10 +3,11 @@
 
     tests/outside/suites.py [PATTERN ...]     all runs, or those whose name contains one of these
 
-The programs know nothing of the library: it serves the database from another process, and follows in a third one. While they
-run, a stock reader checks the replica over and over; at the end the replica's file is compared with the primary's page by page.
-Their sources come from Debian's source package of SQLite, and SQLite itself from the crate that this project uses; they are
-built with `cc` in a cache folder. SIZE=n is that of speedtest1.
+The programs know nothing of the library, which serves the database from another process and follows
+in a third one. While they run, a stock reader checks the replica over and over. At the end the
+replica's file is compared with the primary's page by page. The programs come from Debian's source
+package of SQLite, and SQLite itself from the crate that this project uses; `cc` builds them in a
+cache folder. SIZE=n is that of speedtest1; KEEP=1 leaves what failed.
 """
 
 import json
@@ -22,7 +23,7 @@ from pathlib import Path
 from pair import CACHE, PATIENCE, REPOSITORY, Failed, Pair, check, stock
 
 FOLDER = CACHE / "suites"
-SIZE = os.environ.get("SIZE") or "20"
+SIZE = os.environ.get("SIZE") or "100"
 MIRROR = os.environ.get("MIRROR") or "http://deb.debian.org/debian"
 
 # Both programs begin with removing the database, which is served here and must stay.
@@ -33,30 +34,34 @@ KEEP_THE_DATABASE = """
 """
 OPTIONS = ["-O2", "-DSQLITE_ENABLE_RTREE", "-DSQLITE_ENABLE_FTS5", "-DSQLITE_THREADSAFE=1"]
 
+SPEEDTEST = ["speedtest1", "--size", SIZE, "--testset"]
 RUNS = {
-    "speedtest1 main": ["speedtest1", "--size", SIZE, "--testset", "main"],
-    "speedtest1 main, pages of 1024 bytes": ["speedtest1", "--size", SIZE, "--testset", "main", "--pagesize", "1024"],
-    "speedtest1 main, pages of 65536 bytes": ["speedtest1", "--size", SIZE, "--testset", "main", "--pagesize", "65536"],
-    "speedtest1 main, big transactions": ["speedtest1", "--size", SIZE, "--testset", "main", "--big-transactions"],
+    "speedtest1 main": [*SPEEDTEST, "main"],
+    "speedtest1 main, pages of 1024 bytes": [*SPEEDTEST, "main", "--pagesize", "1024"],
+    "speedtest1 main, pages of 65536 bytes": [*SPEEDTEST, "main", "--pagesize", "65536"],
+    "speedtest1 main, big transactions": [*SPEEDTEST, "main", "--big-transactions"],
     "speedtest1 main, without rowid, UTF-16": [
-        "speedtest1", "--size", SIZE, "--testset", "main", "--without-rowid", "--primarykey", "--utf16le"
+        *SPEEDTEST, "main", "--without-rowid", "--primarykey", "--utf16le"
     ],
-    "speedtest1 main, auto-vacuum": ["speedtest1", "--size", SIZE, "--testset", "main", "--autovacuum"],
-    "speedtest1 main, checkpoints": ["speedtest1", "--size", SIZE, "--testset", "main", "--checkpoint", "--nosync"],
-    "speedtest1 orm": ["speedtest1", "--size", SIZE, "--testset", "orm"],
-    "speedtest1 main, orm, fp": ["speedtest1", "--size", SIZE, "--testset", "main,orm,fp"],
-    "speedtest1 rtree": ["speedtest1", "--size", SIZE, "--testset", "rtree"],
+    "speedtest1 main, auto-vacuum": [*SPEEDTEST, "main", "--autovacuum"],
+    "speedtest1 main, checkpoints": [*SPEEDTEST, "main", "--checkpoint", "--nosync"],
+    "speedtest1 orm": [*SPEEDTEST, "orm"],
+    "speedtest1 main, orm, fp": [*SPEEDTEST, "main,orm,fp"],
+    "speedtest1 rtree": [*SPEEDTEST, "rtree"],
     "mptest multiwrite01": ["mptest", "multiwrite01.test"],
     "mptest multiwrite01, synchronous": ["mptest", "--sync", "multiwrite01.test"],
     "mptest crash01": ["mptest", "crash01.test"],
-    # Not config01 and config02, which want other journal modes and page sizes: a database in WAL mode takes none.
+    # Not config01 and config02: they change journal mode and page size, which WAL mode forbids.
 }  # fmt: skip
 
 
 def main():
     patterns = sys.argv[1:]
     build()
-    print(f"{'run':<42} {'s':>6} {'MiB':>6} {'page':>5} {'commits':>8} {'received':>8} {'checks':>6}", flush=True)
+    print(
+        f"{'run':<42} {'s':>6} {'MiB':>6} {'page':>5} {'commits':>8} {'received':>8} {'checks':>6}",
+        flush=True,
+    )
     failed = 0
     for name, command in RUNS.items():
         if not patterns or any(pattern in name for pattern in patterns):
@@ -74,7 +79,14 @@ def build():
     (sources / "lists/partial").mkdir(parents=True)
     (sources / "sources.list").write_text(f"deb-src {MIRROR} {codename()} main\n")
     # The machine's own lists stay as they are.
-    apt = ["apt-get", "-q", "-o", f"Dir::Etc::SourceList={sources}/sources.list", "-o", "Dir::Etc::SourceParts=/dev/null"]
+    apt = [
+        "apt-get",
+        "-q",
+        "-o",
+        f"Dir::Etc::SourceList={sources}/sources.list",
+        "-o",
+        "Dir::Etc::SourceParts=/dev/null",
+    ]
     apt += ["-o", f"Dir::State::Lists={sources}/lists", "-o", "APT::Sandbox::User=root"]
     run([*apt, "update"], sources)
     run([*apt, "source", "--download-only", "sqlite3"], sources)
@@ -85,13 +97,30 @@ def build():
     keep = ["-include", sources / "keep.h", "-I", sqlite]
     run(["cc", *OPTIONS, "-c", sqlite / "sqlite3.c", "-o", "sqlite3.o"], sources)
     for program, source in [("speedtest1", "test/speedtest1.c"), ("mptest", "mptest/mptest.c")]:
-        run(["cc", *OPTIONS, *keep, sources / source, "sqlite3.o", "-o", FOLDER / program, "-lpthread", "-ldl", "-lm"], sources)
+        run(
+            [
+                "cc",
+                *OPTIONS,
+                *keep,
+                sources / source,
+                "sqlite3.o",
+                "-o",
+                FOLDER / program,
+                "-lpthread",
+                "-ldl",
+                "-lm",
+            ],
+            sources,
+        )
 
 
 def codename():
     """The version of Debian whose source package is taken."""
     for line in Path("/etc/os-release").read_text().splitlines():
-        if line.startswith("VERSION_CODENAME=") and "ID=debian" in Path("/etc/os-release").read_text():
+        if (
+            line.startswith("VERSION_CODENAME=")
+            and "ID=debian" in Path("/etc/os-release").read_text()
+        ):
             return line.split("=")[1].strip('"')
     return "bookworm"
 
@@ -99,17 +128,25 @@ def codename():
 def amalgamation():
     """The folder with SQLite's one file, in the crate that the tests link."""
     metadata = subprocess.run(
-        ["cargo", "metadata", "--locked", "--format-version", "1"], cwd=REPOSITORY, capture_output=True, check=True
+        ["cargo", "metadata", "--locked", "--format-version", "1"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        check=True,
     )
     packages = json.loads(metadata.stdout)["packages"]
-    (manifest,) = [package["manifest_path"] for package in packages if package["name"] == "libsqlite3-sys"]
+    (manifest,) = [
+        package["manifest_path"] for package in packages if package["name"] == "libsqlite3-sys"
+    ]
     return Path(manifest).parent / "sqlite3"
 
 
 def run(command, folder):
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     if done.returncode:
-        sys.exit(f"{' '.join(map(str, command))}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        sys.exit(
+            f"{' '.join(map(str, command))}\nended with {done.returncode}:\n"
+            f"{done.stdout}{done.stderr}"
+        )
 
 
 def tried(name, program, *arguments):
@@ -122,7 +159,11 @@ def tried(name, program, *arguments):
         result = f"FAILED: {type(failure).__name__}: {failure}"
     mib, page, commits, received, checks = row
     seconds = time.monotonic() - began
-    print(f"{name:<42} {seconds:>6.1f} {mib:>6.1f} {page:>5} {commits:>8} {received:>8} {checks:>6} {result}", flush=True)
+    print(
+        f"{name:<42} {seconds:>6.1f} {mib:>6.1f} {page:>5} {commits:>8} {received:>8} {checks:>6} "
+        f"{result}",
+        flush=True,
+    )
     if result == "equal" or not os.environ.get("KEEP"):
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -139,10 +180,16 @@ def replicate(folder, program, arguments, row):
         pair.catch_up()
         watch.start()
         done = subprocess.run(
-            command_of(program, arguments, database), cwd=FOLDER / "sources/mptest", capture_output=True, text=True, timeout=1800
+            command_of(program, arguments, database),
+            cwd=FOLDER / "sources/mptest",
+            capture_output=True,
+            text=True,
+            timeout=1800,
         )
         if done.returncode:
-            raise Failed(f"{program} ended with {done.returncode}: {(done.stdout + done.stderr)[-600:]}")
+            raise Failed(
+                f"{program} ended with {done.returncode}: {(done.stdout + done.stderr)[-600:]}"
+            )
         watch.stop()
         pair.compare()
         row[:] = summary(pair, watch)
@@ -155,7 +202,7 @@ def replicate(folder, program, arguments, row):
 
 
 def prepare(database, arguments):
-    """An empty database in WAL mode, of the page size and encoding that the program would have given it."""
+    """An empty database in WAL mode, with the page size and encoding that the program asks for."""
     connection = stock(database)
     if "--pagesize" in arguments:
         connection.execute(f"PRAGMA page_size = {arguments[arguments.index('--pagesize') + 1]}")
@@ -171,7 +218,16 @@ def prepare(database, arguments):
 def command_of(program, arguments, database):
     if program == "mptest":
         *options, script = arguments
-        return [FOLDER / program, database, "--journalmode", "WAL", "--trace", "0", *options, script]
+        return [
+            FOLDER / program,
+            database,
+            "--journalmode",
+            "WAL",
+            "--trace",
+            "0",
+            *options,
+            script,
+        ]
     return [FOLDER / program, *arguments, "--journal", "wal", database]
 
 

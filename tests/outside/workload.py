@@ -1,14 +1,22 @@
 """A generated workload for a database of anybody's: it knows no more of it than its schema says.
 
-Every statement is text, so that it can be run by a stock connection and by the shell that serves the database alike. What
-the database itself refuses (a constraint, a trigger that calls a function of its application) is no failure.
+Every statement is text, so that a stock connection and the shell that serves the database can both
+run it. What the database itself refuses is no failure: a constraint, or a trigger that calls a
+function of its application.
 """
 
 import os
 import random
 import sqlite3
 
-FOREIGN = ("no such function", "no such module", "no such collation", "no such tokenizer", "unknown tokenizer", "may not be")
+FOREIGN = (
+    "no such function",
+    "no such module",
+    "no such collation",
+    "no such tokenizer",
+    "unknown tokenizer",
+    "may not be",
+)
 """Errors of a table that only its own application can write to."""
 
 
@@ -23,14 +31,22 @@ class Table:
         self.name = quoted(name)
         self.query, self.virtual = query, virtual
         columns = query(f"SELECT name, type, pk, hidden FROM pragma_table_xinfo({text(name)})")
-        written = [(quoted(name.decode()), declared.decode().upper(), pk) for name, declared, pk, hidden in columns if not hidden]
+        written = [
+            (quoted(name.decode()), declared.decode().upper(), pk)
+            for name, declared, pk, hidden in columns
+            if not hidden
+        ]
         self.columns = [name for name, _, _ in written]
         keys = [name for name, _, pk in written if pk]
         self.key = f"({', '.join(keys)})" if without_rowid else "rowid"
         self.picked = ", ".join(keys) if without_rowid else "rowid"
         self.keys = keys
         # The key of a rowid table is given anew to each copy of a row.
-        alias = len(keys) == 1 and not without_rowid and any(pk and declared == "INTEGER" for _, declared, pk in written)
+        alias = (
+            len(keys) == 1
+            and not without_rowid
+            and any(pk and declared == "INTEGER" for _, declared, pk in written)
+        )
         self.copied = [name for name, _, pk in written if not (alias and pk)]
         self.values = [name for name in self.columns if name not in keys] or self.columns
 
@@ -62,8 +78,9 @@ class Workload:
     def look(self):
         """Reads the schema."""
         found = self.query(
-            "SELECT name, wr, type = 'virtual' FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual') "
-            "AND name NOT LIKE 'sqlite~_%' ESCAPE '~' AND name NOT LIKE 'litestream~_%' ESCAPE '~' ORDER BY name"
+            "SELECT name, wr, type = 'virtual' FROM pragma_table_list "
+            "WHERE schema = 'main' AND type IN ('table', 'virtual') "
+            "AND name NOT LIKE 'sqlite~_%' ESCAPE '~' ORDER BY name"
         )
         self.tables = []
         for name, without_rowid, virtual in found:
@@ -72,12 +89,16 @@ class Workload:
             except sqlite3.Error:  # Of a module that is not here.
                 self.given_up.add(quoted(name.decode()))
                 self.refused += 1
-        self.tables = [table for table in self.tables if table.columns and table.name not in self.given_up]
+        self.tables = [
+            table for table in self.tables if table.columns and table.name not in self.given_up
+        ]
 
     def rows(self, table):
         """How many rows a table has, up to 20,000."""
         try:
-            return self.query(f"SELECT count(*) FROM (SELECT 1 FROM {table.name} LIMIT 20000)")[0][0]
+            return self.query(f"SELECT count(*) FROM (SELECT 1 FROM {table.name} LIMIT 20000)")[0][
+                0
+            ]
         except sqlite3.Error:
             self.give_up(table)
             return 0
@@ -106,10 +127,11 @@ class Workload:
         n = self.chance.randrange(1, 400)
         return self.chance.choice(
             [
-                f"CASE typeof({column}) WHEN 'integer' THEN {column} + 1 WHEN 'real' THEN {column} * 1.5 "
-                f"WHEN 'blob' THEN {column} || zeroblob({n}) ELSE {column} || hex(randomblob({n})) END",
-                f"CASE typeof({column}) WHEN 'text' THEN substr({column}, 1, {n % 7}) WHEN 'blob' THEN randomblob({n}) "
-                f"ELSE {column} END",
+                f"CASE typeof({column}) WHEN 'integer' THEN {column} + 1 "
+                f"WHEN 'real' THEN {column} * 1.5 WHEN 'blob' THEN {column} || zeroblob({n}) "
+                f"ELSE {column} || hex(randomblob({n})) END",
+                f"CASE typeof({column}) WHEN 'text' THEN substr({column}, 1, {n % 7}) "
+                f"WHEN 'blob' THEN randomblob({n}) ELSE {column} END",
                 column,
             ]
         )
@@ -122,9 +144,15 @@ class Workload:
             table = self.chance.choice(self.tables)
             rows = self.rows(table)
             many = self.chance.choice([1, 1, 1, 3, 30, 300])
-            chosen = self.chance.sample(table.values, self.chance.randint(1, min(3, len(table.values))))
+            chosen = self.chance.sample(
+                table.values, self.chance.randint(1, min(3, len(table.values)))
+            )
             sets = ", ".join(f"{column} = {self.value(column)}" for column in chosen)
-            self.run(f"UPDATE OR IGNORE {table.name} SET {sets} WHERE {table.some(self.chance, rows, many)}", table)
+            self.run(
+                f"UPDATE OR IGNORE {table.name} SET {sets} "
+                f"WHERE {table.some(self.chance, rows, many)}",
+                table,
+            )
 
     def deletes(self, times=15):
         """Deletes random rows."""
@@ -133,7 +161,10 @@ class Workload:
                 return
             table = self.chance.choice(self.tables)
             many = self.chance.choice([1, 1, 5, 100])
-            self.run(f"DELETE FROM {table.name} WHERE {table.some(self.chance, self.rows(table), many)}", table)
+            self.run(
+                f"DELETE FROM {table.name} WHERE {table.some(self.chance, self.rows(table), many)}",
+                table,
+            )
 
     def inserts(self, times=15):
         """Inserts copies of rows, and of some columns of rows where the whole is unique."""
@@ -145,9 +176,15 @@ class Workload:
                 continue
             many = self.chance.choice([1, 10, 1000])
             columns = ", ".join(table.copied)
-            values = ", ".join(self.value(c) if self.chance.random() < 0.5 else c for c in table.copied)
+            values = ", ".join(
+                self.value(c) if self.chance.random() < 0.5 else c for c in table.copied
+            )
             chosen = table.some(self.chance, self.rows(table), many)
-            self.run(f"INSERT OR IGNORE INTO {table.name} ({columns}) SELECT {values} FROM {table.name} WHERE {chosen}", table)
+            self.run(
+                f"INSERT OR IGNORE INTO {table.name} ({columns}) "
+                f"SELECT {values} FROM {table.name} WHERE {chosen}",
+                table,
+            )
 
     def indexes(self, times=4):
         """Makes indexes, and drops some."""
@@ -155,7 +192,11 @@ class Workload:
             if not self.tables:
                 return
             table = self.chance.choice(self.tables)
-            columns = ", ".join(self.chance.sample(table.columns, self.chance.randint(1, min(2, len(table.columns)))))
+            columns = ", ".join(
+                self.chance.sample(
+                    table.columns, self.chance.randint(1, min(2, len(table.columns)))
+                )
+            )
             name = f"outside_{len(self.made)}_{n}"
             if self.run(f"CREATE INDEX {name} ON {table.name} ({columns})"):
                 self.made.append(name)
@@ -163,7 +204,7 @@ class Workload:
                 self.run(f"DROP INDEX {self.made.pop()}")
 
     def everything(self):
-        """Updates every row of a table in one transaction, and copies the largest one, with all its rows, into a new one."""
+        """Updates every row of the largest table in one transaction, and copies the table."""
         if not self.tables:
             return
         largest = max(self.tables, key=self.rows)
@@ -174,7 +215,7 @@ class Workload:
         self.look()
 
     def vacuum(self):
-        """Writes the database anew, and gives free pages back where that is asked for in between."""
+        """Gives free pages back where auto-vacuum is incremental, and writes all of it anew."""
         self.run("DROP TABLE IF EXISTS outside_copy")
         self.run("PRAGMA incremental_vacuum(7)")
         self.run("VACUUM")

@@ -72,8 +72,8 @@ pub fn signal(pid: u32, signal: Signal) {
     );
 }
 
-/// Sends the signal of that name (`TERM`) to process `pid`. By the shell's builtin: the program kill(1) is in a package that
-/// small systems leave out.
+/// Sends the signal of that name (`TERM`) to process `pid`, by the shell's builtin: minimal systems
+/// do not have the program kill(1).
 pub fn send_signal(pid: u32, name: &str) {
     let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().expect("running sh");
     assert!(status.success(), "kill -{name} {pid}: {status}");
