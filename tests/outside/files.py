@@ -196,6 +196,10 @@ def made_here(_):
             f"PRAGMA auto_vacuum = {vacuum};" + KINDS
         )
         connection.close()
+    # Pages that end with reserved bytes, as extensions for checksums and encryption make them.
+    reserved = new / "4096-reserved.db"
+    shutil.copyfile(new / "4096-UTF-8.db", reserved)
+    called(["sqlite3", reserved, ".filectrl reserve_bytes 32", "VACUUM"], new)
     new.rename(folder)
     return folder
 
