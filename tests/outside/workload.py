@@ -122,9 +122,9 @@ class Workload:
                 self.give_up(table)
             return False
 
-    def value(self, column):
-        """An expression for a new value of a column, of another length in most cases."""
-        n = self.chance.randrange(1, 400)
+    def value(self, column, longest=400):
+        """An expression for a new value of a column, up to twice `longest` bytes longer."""
+        n = self.chance.randrange(1, longest)
         return self.chance.choice(
             [
                 f"CASE typeof({column}) WHEN 'integer' THEN {column} + 1 "
@@ -209,7 +209,9 @@ class Workload:
             return
         largest = max(self.tables, key=self.rows)
         column = self.chance.choice(largest.values)
-        self.run(f"UPDATE OR IGNORE {largest.name} SET {column} = {self.value(column)}", largest)
+        self.run(
+            f"UPDATE OR IGNORE {largest.name} SET {column} = {self.value(column, 40)}", largest
+        )
         self.run("DROP TABLE IF EXISTS outside_copy")
         self.run(f"CREATE TABLE outside_copy AS SELECT * FROM {largest.name}")
         self.look()
