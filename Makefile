@@ -4,7 +4,7 @@
 # LIMITS=tiny: a build in a folder of its own whose bounds are so small that every commit crosses some.
 TINY := $(if $(filter tiny,$(LIMITS)),--features tiny-limits --target-dir $(or $(CARGO_TARGET_DIR),target)/tiny)
 
-.PHONY: help demo test model mutants seams counts torture faults fuzz corpus miri asan drivers build install dist packages bench profile report goldens clean
+.PHONY: help demo test model mutants seams counts bare torture files suites faults fuzz corpus miri asan drivers build install dist packages bench profile report goldens clean
 
 PREFIX ?= /usr/local
 LIBRARY := $(or $(CARGO_TARGET_DIR),target)/release/liblitestream.$(if $(filter Darwin,$(shell uname -s)),dylib,so)
@@ -21,7 +21,7 @@ demo: build ## See a replica follow a database, in some 20 seconds after the bui
 	@bash sql/demo/demo.sh target/release/liblitestream
 
 test: ## Run every check and every test; LIMITS=tiny with tiny bounds; TESTS="lib apply" for some tests
-	@.ci/setup sqlite3 curl openssl $(STRACE)
+	@.ci/setup sqlite3 curl openssl python3 $(STRACE)
 	$(if $(TINY),,cargo fmt --check)
 	$(if $(TINY),,cargo clippy --locked --all-targets -- -D warnings)
 	cargo test --locked --no-fail-fast $(TINY) $(foreach test,$(TESTS),$(if $(filter lib,$(test)),--lib,--test $(test)))
@@ -38,6 +38,10 @@ seams: ## Cross every bound at its real value with every page size; some minutes
 	@.ci/setup sqlite3
 	cargo test --locked --test seams -- --include-ignored --nocapture
 
+bare: ## Run the README's commands in fresh roots of Debian; ROOTS="bookworm trixie", FRESH=1, JOBS=1
+	@.ci/setup debootstrap
+	@FRESH="$(FRESH)" JOBS="$(JOBS)" .ci/bare $(ROOTS)
+
 counts: ## Count the instructions of the hot paths, and fail where they are far more than before; UPDATE=1 keeps them
 	@.ci/setup valgrind
 	cargo bench --locked --bench counts -- $(if $(UPDATE),--update)
@@ -45,6 +49,14 @@ counts: ## Count the instructions of the hot paths, and fail where they are far 
 torture: ## Kill, stop, damage and cut everything for SECONDS=60, with SEED=n to do the same again; LIMITS=tiny as in test
 	@.ci/setup sqlite3
 	TORTURE_SECONDS="$(SECONDS)" TORTURE_SEED="$(SEED)" cargo test --locked $(TINY) --test torture -- --ignored --nocapture
+
+files: build ## Replicate databases that packages hold, under a workload; FILES="proj rpm" for some
+	@.ci/setup sqlite3 python3 python3-venv npm
+	@python3 tests/outside/files.py $(FILES)
+
+suites: build ## Run SQLite's speedtest1 and mptest on a served database; SUITES="mptest" for some
+	@.ci/setup sqlite3 python3
+	@python3 tests/outside/suites.py $(SUITES)
 
 faults: ## Fail every call to the storage, cut the power and kill the process at every moment; some minutes
 	@.ci/setup sqlite3 $(STRACE)

@@ -23,10 +23,9 @@ impl Daemon {
         Daemon(command.spawn().unwrap())
     }
 
-    /// Ends it by a signal; it must wait for one by then. Gives what it said before.
+    /// Ends it by a signal (`TERM`); it must wait for one by then. Gives what it said before.
     fn end(mut self, signal: &str) -> String {
-        let kill = Command::new("kill").args([&format!("-{signal}"), &self.0.id().to_string()]).status();
-        assert!(kill.unwrap().success());
+        send_signal(self.0.id(), signal);
         let status = finish(&mut self.0);
         assert!(status.success(), "{status}");
         let mut said = String::new();
@@ -82,7 +81,7 @@ fn an_address_for_metrics_alone_is_something_to_run_for() {
     shell.run("SELECT litestream_serve('127.0.0.1:0', '{\"metrics_only\": true}')");
     shell.send("SELECT litestream_run()");
     until_it_waits(shell.pid());
-    assert!(Command::new("kill").args(["-TERM", &shell.pid().to_string()]).status().unwrap().success());
+    send_signal(shell.pid(), "TERM");
     assert_eq!(shell.receive().unwrap(), "SIGTERM");
 }
 
@@ -94,7 +93,7 @@ fn what_the_host_does_with_signals_is_as_before_when_the_run_is_over() {
     for _ in 0..3 {
         shell.send("SELECT litestream_run()");
         until_it_waits(shell.pid());
-        assert!(Command::new("kill").args(["-TERM", &shell.pid().to_string()]).status().unwrap().success());
+        send_signal(shell.pid(), "TERM");
         assert_eq!(shell.receive().unwrap(), "SIGTERM");
         assert_eq!(caught(shell.pid()), before);
     }

@@ -89,6 +89,59 @@ fn a_snapshot_whose_stream_ends_before_it_pauses_shows_nothing() {
     assert_eq!(replica.ask("SELECT count(*) FROM sqlite_schema"), "0");
 }
 
+/// A server that cuts off its first answer after half of `bytes`, and sends all of them in later ones.
+fn cut_off_at_first(bytes: Vec<u8>, begin: impl Fn(&mut Reply) + Send + Sync + 'static) -> Upstream {
+    let connections = AtomicUsize::new(0);
+    Upstream::start(move |_, reply| {
+        begin(reply);
+        if connections.fetch_add(1, Ordering::SeqCst) == 0 {
+            return reply.send(&bytes[..bytes.len() / 2]);
+        }
+        reply.send(&bytes);
+        reply.hold();
+    })
+}
+
+#[test]
+fn a_new_replica_that_is_cut_off_connects_again() {
+    let (v1, at) = (recorded(4096), At(1, 0, 4152));
+    let database = file_bytes(&data("stream-2022-p4096.expected.db"));
+    let v2 = stream::encode(&stream::everything(at, &database, 4096));
+    let end = end_of(v1.last().unwrap());
+    let streams: [(&str, Upstream, At); 2] = [
+        ("1", cut_off_at_first(stream::encode(&v1), |reply| reply.stream_v1(4096)), end),
+        ("2", cut_off_at_first(v2, |reply| reply.stream_v2(4096)), at),
+    ];
+    for (version, upstream, end) in streams {
+        let temp = Temp::new();
+        let mut replica = Shell::open(&temp.path("replica.db"));
+        let url = format!("{}/app.db", upstream.url());
+        let followed = replica.ask(&format!("SELECT litestream_follow('{url}', '{{\"timeout_ms\": 60000}}')"));
+        assert_eq!(followed, end.to_string(), "version {version}");
+        assert_eq!(replica.ask("SELECT reconnects, state FROM litestream_status"), "1|streaming", "version {version}");
+        assert_eq!(upstream.requests().len(), 2, "version {version}");
+        assert_eq!(replica.ask("PRAGMA integrity_check"), "ok");
+        drop(replica);
+        assert_expected(4096, &temp.path("replica.db"));
+    }
+}
+
+/// An upstream that never sends all of it is given up, as one that is silent is.
+#[test]
+fn a_new_replica_that_is_cut_off_each_time_gives_up_in_time() {
+    let temp = Temp::new();
+    let bytes = stream::encode(&recorded(4096));
+    let upstream = Upstream::start(move |_, reply| {
+        reply.stream_v1(4096);
+        reply.send(&bytes[..bytes.len() / 2]);
+    });
+    let mut replica = Shell::open(&temp.path("replica.db"));
+    let url = format!("{}/app.db", upstream.url());
+    replica.refused(&format!("SELECT litestream_follow('{url}', '{{\"timeout_ms\": 1000}}')"));
+    assert!(upstream.requests().len() > 1, "it tried once only");
+    assert_eq!(replica.ask("SELECT count(*) FROM sqlite_schema"), "0");
+}
+
 #[test]
 fn what_came_whole_is_kept_when_a_stream_of_2022_that_went_on_ends() {
     let temp = Temp::new();
@@ -401,7 +454,8 @@ fn our_client_in_version_1_catches_up_with_a_primary_that_never_pauses() {
                 }
             }
         });
-        replica.run(&format!("SELECT litestream_follow('{}/primary.db')", old.url()));
+        // The primary ends a version 1 stream where its WAL was restarted before the tail saw all of it.
+        replica.run(&format!("SELECT litestream_follow('{}/primary.db', '{{\"timeout_ms\": 60000}}')", old.url()));
         catch_up(&mut primary, &mut replica);
     });
     catch_up(&mut primary, &mut replica);

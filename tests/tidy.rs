@@ -113,6 +113,21 @@ fn links_between_documents_lead_somewhere() -> io::Result<()> {
 }
 
 #[test]
+fn files_that_git_does_not_know_are_left_aside() -> io::Result<()> {
+    let folder = std::env::temp_dir().join(format!("litestream-tidy-{}", std::process::id()));
+    fs::create_dir_all(folder.join("venv/lib"))?;
+    for name in ["known.rs", "unknown.rs", "venv/lib/unknown.md"] {
+        fs::write(folder.join(name), "")?;
+    }
+    git(&folder, &["init", "--quiet"])?;
+    git(&folder, &["add", "known.rs"])?;
+    let files = tracked_files(&folder);
+    fs::remove_dir_all(&folder)?;
+    assert_eq!(files?, [PathBuf::from("known.rs")]);
+    Ok(())
+}
+
+#[test]
 fn each_rule_sees_what_breaks_it() {
     let wrong = |layer, code: &str| !wrong_imports(layer, &bare(code)).is_empty();
     assert!(wrong("format", "use crate::store::Wal;"));
@@ -429,20 +444,36 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// What git tracks or would track, relative to the root; outside a clone, every file of the source package.
+/// What git tracks, relative to the root; outside a clone, every file of the source package.
+/// Untracked files, such as those of a virtual environment, are not the project's.
 fn repository_files() -> io::Result<Vec<PathBuf>> {
-    let git = Command::new("git")
-        .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
-        .current_dir(root())
-        .output();
-    if let Some(listed) = git.ok().filter(|o| o.status.success() && root().join(".git").exists()) {
-        let names = String::from_utf8_lossy(&listed.stdout);
-        let files = names.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from);
-        return Ok(files.filter(|path| root().join(path).is_file()).collect());
+    if root().join(".git").exists() {
+        return tracked_files(root());
     }
     let mut found = Vec::new();
     walk(Path::new(""), &mut found)?;
     Ok(found)
+}
+
+fn tracked_files(repository: &Path) -> io::Result<Vec<PathBuf>> {
+    let listed = git(repository, &["ls-files", "-z", "--cached"])?;
+    let files = listed.split('\0').filter(|name| !name.is_empty()).map(PathBuf::from);
+    Ok(files.filter(|path| repository.join(path).is_file()).collect())
+}
+
+/// What git prints. A clone may belong to another user than the one who tests it.
+fn git(repository: &Path, arguments: &[&str]) -> io::Result<String> {
+    let output = Command::new("git")
+        .args(["-c", "safe.directory=*"])
+        .args(arguments)
+        .current_dir(repository)
+        .output()
+        .map_err(|e| io::Error::new(e.kind(), format!("git, which lists the files to look at: {e}")))?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(io::Error::other(format!("git {}: {said}", arguments.join(" "))));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn walk(folder: &Path, found: &mut Vec<PathBuf>) -> io::Result<()> {

@@ -88,7 +88,8 @@ impl Daemon {
 
     /// Tells it to end as Ctrl-C would, and waits until it has.
     pub fn end(mut self) -> Result<()> {
-        let told = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status()?;
+        // By the shell's builtin: minimal systems do not have the program kill(1).
+        let told = Command::new("sh").args(["-c", &format!("kill -INT {}", self.process.id())]).status()?;
         if !told.success() {
             return Err("kill failed".into());
         }

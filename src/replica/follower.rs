@@ -163,8 +163,9 @@ fn run(
     let stopped = || orders.stop.load(Relaxed);
     let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &orders.relay, &stopped)?;
     let mut pause = limits::RETRY_MIN;
+    let called = Instant::now();
     while !stopped() {
-        let (began, commits) = (Instant::now(), progress.commits());
+        let (began, commits, connections) = (Instant::now(), progress.commits(), progress.connections());
         let ended = stream::run(&mut feeder, upstream, Until::Stopped);
         // What was applied is kept whatever ended the stream. A storage that fails now may not fail later.
         let kept = feeder.is_new().and_then(|new| if new { Ok(()) } else { feeder.make_durable() });
@@ -178,7 +179,10 @@ fn run(
         };
         let error = ended.and(kept).err().unwrap_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it"));
         let hopeless = matches!(error.kind(), Kind::Refused | Kind::CantOpen | Kind::ReadOnly | Kind::Usage);
-        if !progress.is_caught_up() && (hopeless || feeder.position().is_none()) {
+        // An upstream that answered is likely to be back soon. One that never did is likely a wrong URL.
+        let cut_off = error.kind() == Kind::Io && progress.connections() > connections;
+        let again = feeder.position().is_some() || (cut_off && called.elapsed() < options.silence);
+        if !progress.is_caught_up() && (hopeless || !again) {
             return Err(error);
         }
         if let (false, Some(position)) = (progress.is_caught_up(), feeder.position()) {

@@ -222,6 +222,11 @@ impl Progress {
         self.lock().headway
     }
 
+    /// How many streams were opened.
+    pub(super) fn connections(&self) -> u64 {
+        self.lock().connections
+    }
+
     /// A stream was opened.
     pub(super) fn connected(&self) {
         let mut inner = self.lock();

@@ -4,7 +4,7 @@
 
 use std::process::{Child, Command, Output, Stdio};
 
-use super::{Temp, finish, library, until};
+use super::{Temp, finish, library, send_signal, until};
 
 /// The instructions of a Dockerfile's last stage, in order: name and the rest, with lines that were continued put together.
 pub fn last_stage(dockerfile: &str) -> Vec<(String, String)> {
@@ -94,8 +94,7 @@ impl Container {
 
     /// Sends a signal to process 1, and gives the code that the container ends with.
     pub fn stop(mut self, signal: &str) -> Option<i32> {
-        let pid = self.pid().to_string();
-        assert!(Command::new("kill").args([&format!("-{signal}"), &pid]).status().is_ok_and(|kill| kill.success()));
+        send_signal(self.pid(), signal);
         finish(&mut self.process).code()
     }
 }

@@ -50,7 +50,9 @@ pub use limits::{allow_open_files, limit_open_files};
 pub use origin::{Origin, copy_all, remove};
 pub use pair::{NEW, address, catch_up, following, serving, serving_bank, serving_with, until_gives};
 pub use preload::with_gate_and_clock;
-pub use process::{Signal, again, caught, finish, forked, lines_of, signal, started_again, until_it_waits};
+pub use process::{
+    Signal, again, caught, finish, forked, lines_of, send_signal, signal, started_again, until_it_waits,
+};
 pub use second::{Second, SecondConnection};
 pub use shell::Shell;
 pub use stall::Stall;

@@ -63,10 +63,18 @@ pub enum Signal {
 
 /// Sends `signal` to process `pid`.
 pub fn signal(pid: u32, signal: Signal) {
-    let name = match signal {
-        Signal::Stop => "STOP",
-        Signal::Continue => "CONT",
-    };
+    send_signal(
+        pid,
+        match signal {
+            Signal::Stop => "STOP",
+            Signal::Continue => "CONT",
+        },
+    );
+}
+
+/// Sends the signal of that name (`TERM`) to process `pid`, by the shell's builtin: minimal systems
+/// do not have the program kill(1).
+pub fn send_signal(pid: u32, name: &str) {
     let status = Command::new("sh").args(["-c", &format!("kill -{name} {pid}")]).status().expect("running sh");
     assert!(status.success(), "kill -{name} {pid}: {status}");
 }
