@@ -7,6 +7,7 @@
 //! A new replica is written straight into its file, page 1 last. From then on every commit goes through the WAL and
 //! becomes visible to all readers in one step.
 
+mod attended;
 mod audit;
 mod bootstrap;
 mod checks;
@@ -32,6 +33,7 @@ mod verify;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use attended::{ATTENTION, interrupted};
 pub use feeder::Options;
 pub use follower::{Follower, pull};
 pub use hearsay::{CompareClocks, Hearsay, Times};
