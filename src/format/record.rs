@@ -133,6 +133,9 @@ impl Header {
         };
         let generation = Generation(at.u64_be()?);
         let position = Position { generation, index: at.u64_be()?, offset: at.u64_be()? };
+        if !position.is_possible() {
+            return Err(Error::corrupt(format!("stream: {kind:?} record at {position}, which no WAL comes to")));
+        }
         let size = at.u64_be()?;
         at.finish()?;
         let bounds = kind.bounds(compressed);

@@ -220,6 +220,11 @@ impl Request {
         let error = refusal(response, self.silence, self.authorization.is_some());
         match self.have {
             Have::Position(_) if is_bad => Error::new(Kind::Diverged, error.to_string()),
+            // That of pages of another size, for one.
+            Have::Pages(_) if is_bad => Error::new(
+                Kind::Refused,
+                format!("{error}; pass {{\"overwrite\": true}} to have the replica made anew"),
+            ),
             _ => error,
         }
     }

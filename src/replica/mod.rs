@@ -7,6 +7,7 @@
 //! A new replica is written straight into its file, page 1 last. From then on every commit goes through the WAL and
 //! becomes visible to all readers in one step.
 
+mod anew;
 mod attended;
 mod audit;
 mod bootstrap;

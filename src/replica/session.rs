@@ -21,7 +21,7 @@ pub(super) fn run(
 ) -> Result<()> {
     let mut records = Records::new(body).compressed_with(compression).silent_for(feeder.options.silence);
     let (position, begin) = read_begin(&mut records)?;
-    feeder.adopt(position.generation, begin.everything)?;
+    feeder.adopt(position.generation, begin.everything, begin.page_size)?;
     feeder.progress.catching_up(begin.pages);
     let coverage = if feeder.is_new()? {
         bootstrap(feeder, &mut records, &begin, &mut hearsay)?;

@@ -48,8 +48,8 @@ pub(super) fn run(
         None => return Ok(()),
     };
     let snapshot = first.kind == Type::Snapshot;
+    feeder.adopt(first.position.generation, snapshot, size)?;
     let new = feeder.is_new()?;
-    feeder.adopt(first.position.generation, snapshot)?;
     let mut log = Log::new(size, first.position.generation, if snapshot { None } else { feeder.position() });
     if new {
         let (position, pages, checksums) = bootstrap(feeder, &mut log, &mut records, &first)?;

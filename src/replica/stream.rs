@@ -20,12 +20,21 @@ pub(super) fn run(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) ->
         feeder.database.abandon();
         match ended {
             Err(error) if error.kind() == Kind::Diverged && (is_open || !is_new) => {
-                log::warn!("{error}");
                 // An upstream that does not know the position has not seen the content.
                 let doubted = if is_open { Doubted::Content } else { Doubted::Position };
+                match doubted {
+                    Doubted::Content => log::warn!("{error}"),
+                    Doubted::Position => log::info!("{error}"),
+                }
                 if !feeder.distrust(doubted, error.clone())? {
                     return Err(error);
                 }
+            }
+            Err(error) if error.kind() == Kind::Refused && !is_open && !is_new => {
+                if !feeder.gives_up_comparing()? {
+                    return Err(error);
+                }
+                log::info!("{error}");
             }
             ended => return ended,
         }
