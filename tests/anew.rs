@@ -151,6 +151,26 @@ fn a_table_that_is_made_while_the_replica_comes_is_not_overwritten() {
 }
 
 #[test]
+fn a_file_that_came_to_nothing_is_nobodys() {
+    for call in ["pull", "follow"] {
+        let temp = Temp::new();
+        let path = temp.path("replica.db");
+        let bytes = database(4096, 20);
+        let upstream = Upstream::start(move |_, reply| {
+            reply.stream_v2(4096);
+            reply.send(&stream::everything(FIRST, &bytes, 4096)[0].encode());
+        });
+        let sql = format!("SELECT litestream_{call}('{}/app.db')", upstream.url());
+        Shell::open(&path).refused(&sql);
+        // Somebody makes a database of their own in its place.
+        stock(&path, NEW);
+        let error = Shell::open(&path).refused(&sql);
+        assert!(error.contains("has content") && error.contains("overwrite"), "{call}: {error}");
+        assert_eq!(stock(&path, COUNT), "1");
+    }
+}
+
+#[test]
 fn pages_of_another_size_need_the_file_for_itself() {
     let temp = Temp::new();
     let (_primary, url) = primary(&temp, 8192);

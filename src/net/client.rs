@@ -213,18 +213,18 @@ impl Request {
         Ok(Opened { version2, compression, hearsay, page_size, body: Box::new(body) })
     }
 
-    /// What an answer means that is no stream. A server that takes our position for none of any database's may well be one that can
-    /// compare what is there.
+    /// What an answer means that is no stream. A server that does not take our position may still compare what is there. One that
+    /// does not know which database is meant has not looked at either.
     fn refused(&self, response: Response<Body>) -> Error {
         let is_bad = response.status() == StatusCode::BAD_REQUEST && !is_page(&response);
         let error = refusal(response, self.silence, self.authorization.is_some());
+        let says = |words: &str| is_bad && error.to_string().contains(words);
         match self.have {
-            Have::Position(_) if is_bad => Error::new(Kind::Diverged, error.to_string()),
-            // That of pages of another size, for one.
-            Have::Pages(_) if is_bad => Error::new(
-                Kind::Refused,
-                format!("{error}; pass {{\"overwrite\": true}} to have the replica made anew"),
-            ),
+            Have::Position(_) if is_bad && !says("Database name") => Error::new(Kind::Diverged, error.to_string()),
+            Have::Pages(_) if says("cannot be compared") => {
+                let advice = "pass {\"overwrite\": true} to have the replica made anew";
+                Error::new(Kind::Refused, format!("{error}; {advice}"))
+            }
             _ => error,
         }
     }

@@ -56,8 +56,13 @@ impl Feeder<'_> {
     /// Empties a file whose pages are of another size than those of the upstream, which sends everything.
     pub(super) fn begin_anew(&mut self, size: PageSize) -> Result<()> {
         let own = self.database.page_size()?;
-        self.reopen()?;
-        let emptied = self.empty(PATIENCE, |database| Ok(!has_wal(database)));
+        let emptied = match self.options.overwrite {
+            true => self.reopen().and_then(|()| self.empty(PATIENCE, |database| Ok(!has_wal(database)))),
+            false => self.begin_anew_if_alone().and_then(|()| self.is_new()),
+        };
+        if !self.may_be_replaced()? {
+            return Err(self.belongs_to_another());
+        }
         let name = self.database.connection.path().display();
         match emptied {
             Ok(true) => {
@@ -81,6 +86,8 @@ impl Feeder<'_> {
     fn reopen(&mut self) -> Result<()> {
         let path = self.database.connection.path().to_path_buf();
         self.database = Database::open(&path, &self.vfs, self.options.checkpoint_frames)?;
+        // Its connection, too, has the file open.
+        self.audit = None;
         self.alone = None;
         self.durable = None;
         Ok(())

@@ -239,7 +239,16 @@ impl<'p> Feeder<'p> {
         Ok(true)
     }
 
-    /// Takes that back: what is there was not replaced, and may be somebody's own.
+    /// Keeps what was applied, whatever ended the stream. A file that came to nothing is nobody's: whoever makes a database of it has
+    /// one of their own.
+    pub fn keep(&mut self) -> Result<()> {
+        match self.is_new()? {
+            true => self.belong_as_before(),
+            false => self.make_durable(),
+        }
+    }
+
+    /// Takes back whose replica this is: what is there was not replaced, and may be somebody's own.
     fn belong_as_before(&mut self) -> Result<()> {
         self.same_upstream = false;
         self.known_url.as_ref().map_or_else(|| self.sidecar.forget(), |url| self.sidecar.set_upstream(url))

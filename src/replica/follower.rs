@@ -34,6 +34,9 @@ pub fn pull(
         let mut feeder = Feeder::open(&path, &vfs, &*source, options, &progress, &relay, &stopped)?;
         let ended = stream::run(&mut feeder, &*source, Until::CaughtUp);
         source.shutdown();
+        if ended.is_err() && feeder.is_new()? {
+            feeder.keep()?;
+        }
         ended?;
         feeder.end()?;
         feeder.position().ok_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it before the first commit"))
@@ -179,8 +182,8 @@ fn run(
     while !stopped() {
         let (began, commits) = (Instant::now(), progress.commits());
         let ended = stream::run(&mut feeder, upstream, Until::Stopped);
-        // What was applied is kept whatever ended the stream. A storage that fails now may not fail later.
-        let kept = feeder.is_new().and_then(|new| if new { Ok(()) } else { feeder.make_durable() });
+        // A storage that fails now may not fail later.
+        let kept = feeder.keep();
         if stopped() {
             return kept.and_then(|()| feeder.end());
         }

@@ -296,6 +296,28 @@ mod tests {
     }
 
     #[test]
+    fn a_catch_up_has_time_from_its_begin_and_not_from_the_last_commit() -> Result<()> {
+        let silence = Duration::from_secs(10);
+        let long_ago = || Instant::now().checked_sub(silence * 2).ok_or_else(cut);
+        let begin = |pages| PageSize::new(512).map(|page_size| Begin { page_size, everything: false, pages });
+        let heartbeat = Header::new(Type::Heartbeat, Position { generation: Generation(1), index: 0, offset: 0 }, 12);
+        let at_rest = || long_ago().map(|at| Headway { at, busy_at: at, busy_for: Duration::ZERO, is_due: false });
+
+        let mut headway = at_rest()?;
+        headway.saw(&heartbeat, silence)?;
+        headway.begun(&begin(0)?, silence)?;
+        headway.saw(&heartbeat, silence)?;
+        headway.begun(&begin(0)?, silence)?;
+
+        let mut stuck = Headway { is_due: true, ..at_rest()? };
+        assert!(stuck.saw(&heartbeat, silence).is_err(), "heartbeats only");
+        assert!(stuck.begun(&begin(0)?, silence).is_err(), "begin records only");
+        let mut busy = Headway { is_due: true, ..at_rest()? };
+        busy.begun(&begin(1 << 20)?, silence)?;
+        busy.saw(&heartbeat, silence)
+    }
+
+    #[test]
     fn a_commit_is_seen_ahead_only_when_all_of_it_is_there() -> Result<()> {
         let whole = stream()?;
         let mut records = Records::new(whole.as_slice());
