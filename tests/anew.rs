@@ -93,7 +93,9 @@ fn a_reader_of_a_database_that_holds_nothing_ends_with_what_it_began() {
 fn what_an_application_has_put_there_is_something() {
     let temp = Temp::new();
     let (_primary, url) = primary(&temp, 4096);
-    for (n, sql) in ["PRAGMA user_version = 7", "PRAGMA application_id = 7", "CREATE TABLE mine(x)"].into_iter().enumerate() {
+    for (n, sql) in
+        ["PRAGMA user_version = 7", "PRAGMA application_id = 7", "CREATE TABLE mine(x)"].into_iter().enumerate()
+    {
         for mode in ["wal", "delete"] {
             let path = temp.path(&format!("{n}{mode}.db"));
             stock(&path, &format!("PRAGMA journal_mode = {mode}; {sql}"));
@@ -268,7 +270,9 @@ fn a_position_that_no_primary_can_have_is_none() {
         let reached: String = replica.ask(&origin.pull("{}"));
         assert_eq!(origin.at(&reached), origin.newest());
         assert_eq!(origin.state_of(&path, position), origin.newest());
-        assert!(replica.refused(&format!("SELECT litestream_wait('{generation}/{position}')")).contains("not a position"));
+        assert!(
+            replica.refused(&format!("SELECT litestream_wait('{generation}/{position}')")).contains("not a position")
+        );
     }
 }
 
@@ -291,4 +295,3 @@ fn a_primary_that_does_not_take_a_position_is_asked_to_compare() {
     let asked: Vec<_> = upstream.requests().iter().map(|r| r.line.split('?').next().unwrap().to_string()).collect();
     assert_eq!(asked, ["GET /stream", "GET /stream", "POST /stream"]);
 }
-

@@ -237,7 +237,9 @@ fn an_upstream_that_knows_no_replica_is_not_asked_for_ever() {
     }
     // A replica is asked for its checksums once.
     let mut victim = Victim::new(SIZE);
-    victim.says(Answer::Raw(b"HTTP/1.1 409 Conflict\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nno".to_vec()));
+    victim.says(Answer::Raw(
+        b"HTTP/1.1 409 Conflict\r\nContent-Type: text/plain\r\nContent-Length: 2\r\n\r\nno".to_vec(),
+    ));
     let asked = victim.upstream.requests().len();
     let pull = victim.pull();
     let error = victim.shell.refused(&pull);

@@ -1,8 +1,8 @@
 //! The replica's end: one GET whose answer never ends.
 
 use std::io;
-use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use ureq::config::Config;
@@ -78,7 +78,9 @@ impl HttpUpstream {
         let authorization = self.credentials.authorization(&url)?;
         let (upload, watch) = (upload_time(silence, &have), Arc::<Watch>::default());
         let connector =
-            ().chain(TcpConnector::default()).chain(RustlsConnector::default()).chain(WatchConnector(Arc::clone(&watch)));
+            ().chain(TcpConnector::default())
+                .chain(RustlsConnector::default())
+                .chain(WatchConnector(Arc::clone(&watch)));
         let agent = Agent::with_parts(self.config(upload)?, connector, DefaultResolver::default());
         Ok(Request { url, have, silence, upload, compression, authorization, agent, watch, stop })
     }

@@ -170,12 +170,7 @@ impl Progress {
     }
 
     /// Waits until the replica has reached `position`; whether it has before the time is over. Fails when `is_interrupted` says so.
-    pub fn wait_for(
-        &self,
-        position: &Position,
-        patience: Duration,
-        is_interrupted: &dyn Fn() -> bool,
-    ) -> Result<bool> {
+    pub fn wait_for(&self, position: &Position, patience: Duration, is_interrupted: &dyn Fn() -> bool) -> Result<bool> {
         let deadline = Instant::now() + patience;
         let mut inner = self.lock();
         loop {

@@ -77,7 +77,10 @@ impl Feeder<'_> {
             self.database.forget_published();
             self.database.set_checksums(None);
         }
-        self.distrust = Some((doubted, why));
+        // What its content was found to be stays so until it was mended.
+        if doubted == Doubted::Content || self.distrust.is_none() {
+            self.distrust = Some((doubted, why));
+        }
         Ok(!self.compares && self.mended_at.is_none_or(|at| at.elapsed() > limits::RETRY_MAX))
     }
 
