@@ -118,6 +118,8 @@ fn wrong_streams(page_size: u32) -> Vec<(&'static str, Vec<u8>, &'static str)> {
         ("no pages in a pages record", instead(1, zero_count), "pages"),
         ("a commit of 0 pages", instead(good.len() - 1, stream::commit(LATER, 0)), "0 pages"),
         ("a commit with a bit turned in its position", instead(good.len() - 1, turned), "checksum"),
+        ("a commit at an index of 2^63", instead(good.len() - 1, Record { index: 1 << 63, ..commit() }), "no WAL"),
+        ("a begin record at an offset of 2^63", instead(0, Record { offset: 1 << 63, ..begin() }), "no WAL"),
         ("a commit that is too short", instead(good.len() - 1, Record::new(COMMIT, LATER, vec![0; 23])), "23"),
         ("everything but page 1", with(&[begin(), stream::pages(&[page(2), page(3)]), commit()]), "page"),
         ("everything but page 2", with(&[begin(), stream::pages(&[page(1), page(3)]), commit()]), "page"),

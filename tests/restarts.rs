@@ -119,6 +119,13 @@ fn after_a_kill_only_what_others_wrote_is_sent() {
 }
 
 #[test]
+fn a_replica_that_lacks_what_was_written_after_a_kill_is_not_said_to_be_mended() {
+    let mut house = House::new().restart(Shell::kill, writes).restart(Shell::kill, writes_and_closes);
+    let told = "SELECT heals, healed IS NULL, state FROM litestream_status";
+    assert_eq!(house.replica.ask(told), "0|1|streaming");
+}
+
+#[test]
 fn a_position_from_before_a_kill_is_reached_after_it() {
     let house = House::new();
     let before = house.temp.path("replica.db");

@@ -1,12 +1,12 @@
 use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use litestream::base::{Error, Generation, Position, Result};
 use litestream::format::compression::Compression;
-use litestream::replica::{self, Compared, Have, Opened, Options, PageSums, Progress, Upstream};
+use litestream::replica::{self, Compared, Have, Opened, Options, PageSums, Upstream};
 use litestream::store::Sidecar;
 
 use crate::apply_wal::{PAGE, ROWS};
@@ -37,8 +37,12 @@ impl Upstream for Canned {
         Ok(Opened { version2, compression: Compression::Lz4, page_size: Some(PAGE as u32), body })
     }
 
-    fn compare(&self, _: &PageSums, _: Option<Position>) -> Result<Compared> {
+    fn compare(&self, _: PageSums, _: Option<Position>) -> Result<Compared> {
         Err(Error::usage("not asked for"))
+    }
+
+    fn another(&self) -> Arc<dyn Upstream> {
+        Arc::new(Canned { version2: self.version2, stream: self.stream.clone(), opened: AtomicU32::new(0) })
     }
 
     fn interrupt(&self) {}
@@ -121,9 +125,9 @@ fn is_readable(path: &Path) -> bool {
 }
 
 fn feed(path: &Path, stream: Vec<u8>, version2: bool) -> Result<Position> {
-    let upstream = Canned { version2, stream, opened: AtomicU32::new(0) };
+    let upstream = Arc::new(Canned { version2, stream, opened: AtomicU32::new(0) });
     let options = Options { overwrite: true, ..Options::default() };
-    replica::pull(path, c"unix", &upstream, options, &Progress::default())
+    replica::pull(path, c"unix", upstream, options, Arc::default(), &|| false)
 }
 
 fn state(path: &Path) -> State {

@@ -28,6 +28,8 @@ pub enum Kind {
     Refused,
     /// A replica was changed by somebody else (`SQLITE_CORRUPT`).
     Diverged,
+    /// The application asked for the end of what it had called for (`SQLITE_INTERRUPT`).
+    Interrupted,
     /// A panic was caught, or SQLite answered what it never should (`SQLITE_INTERNAL`).
     Internal,
 }

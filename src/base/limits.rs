@@ -58,6 +58,14 @@ pub const STALLED: Duration = Duration::from_secs(3);
 /// How long a stream may be silent before its reader gives it up.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
+/// Bytes a second that everything on a connection comes and goes with at the least, past the silence that is allowed. What is
+/// slower is not waited for: a record whose size was damaged on the way would otherwise be waited for as long as heartbeats
+/// come, which are taken for the rest of it.
+pub const SLOWEST_BYTES: u64 = 16 << 10;
+
+/// Bytes a second with which a primary reads its database at the least that says it is busy with that.
+pub const SLOWEST_READ: u64 = 256 << 10;
+
 /// How long a client may take nothing of what is sent to it before it is dropped.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 

@@ -42,6 +42,11 @@ pub struct Position {
 }
 
 impl Position {
+    /// Whether a primary may come there: its numbers stay below 2^63, which is more than any sends or takes.
+    pub fn is_possible(&self) -> bool {
+        i64::try_from(self.index.max(self.offset)).is_ok()
+    }
+
     /// The position just after `frame` of WAL number `index`.
     pub fn after_frame(generation: Generation, index: u64, frame: FrameNo, size: PageSize) -> Position {
         Position { generation, index, offset: wal_bytes(frame, size) }
@@ -94,11 +99,12 @@ impl FromStr for Position {
     fn from_str(text: &str) -> Result<Position> {
         let (generation, rest) = text.split_once('/').ok_or_else(|| not_a_position(text))?;
         let (index, offset) = rest.split_once(':').ok_or_else(|| not_a_position(text))?;
-        Ok(Position {
+        let position = Position {
             generation: Generation(hex16(generation, text)?),
             index: hex16(index, text)?,
             offset: hex16(offset, text)?,
-        })
+        };
+        if position.is_possible() { Ok(position) } else { Err(not_a_position(text)) }
     }
 }
 
@@ -172,6 +178,8 @@ mod tests {
             &TEXT.to_uppercase(),
             &format!("{TEXT}0"),
             "+fdb81d7f2759003/0000000000000000:000000000008cd40",
+            "5fdb81d7f2759003/8000000000000000:000000000008cd40",
+            "5fdb81d7f2759003/0000000000000000:8000000000000000",
         ] {
             assert!(text.parse::<Position>().is_err(), "{text}");
         }

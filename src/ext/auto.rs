@@ -14,8 +14,9 @@ use super::session::Session;
 use super::setting::find;
 use super::{config, follow, serve};
 use crate::base::{Error, Kind, Result, limits};
+use crate::replica::interrupted;
 use crate::sqlite::Host;
-use crate::store::Sidecar;
+use crate::store::{Sidecar, holds_nothing};
 
 /// The VFS of SQLite whose files are in memory.
 const IN_MEMORY: &CStr = c"memdb";
@@ -93,7 +94,7 @@ impl Auto<'_> {
         loop {
             match self.here() {
                 Some(role) => return Ok(role),
-                None if self.is_beginning() => sleep(LOOK),
+                None if self.is_beginning() => self.nap()?,
                 None if sidecar.is_taken() => {
                     if sidecar.upstream().is_some() && sidecar.position().is_some() && self.has_content() {
                         return Ok(Role::Elsewhere);
@@ -104,12 +105,12 @@ impl Auto<'_> {
                     }
                     // It becomes a replica just now: until it is one there is nothing to read in it.
                     watch.check(&sidecar)?;
-                    sleep(LOOK);
+                    self.nap()?;
                 }
                 None => match follow::begin(self.host, self.registry, follow::not_given()) {
                     Ok(_) => return Ok(Role::BeganHere),
-                    Err(e) if e.kind() == Kind::Taken => sleep(LOOK),
-                    Err(e) => again_if_busy(e, begun)?,
+                    Err(e) if e.kind() == Kind::Taken => self.nap()?,
+                    Err(e) => self.again_if_busy(e, begun)?,
                 },
             }
         }
@@ -156,9 +157,9 @@ impl Auto<'_> {
                 Kind::Taken => {}
                 // The address is had before the database is.
                 Kind::Io if begun.elapsed() < ADDRESS_PATIENCE => {}
-                _ => again_if_busy(error, begun)?,
+                _ => self.again_if_busy(error, begun)?,
             }
-            sleep(LOOK);
+            self.nap()?;
         }
         Ok(())
     }
@@ -180,27 +181,34 @@ impl Auto<'_> {
     /// An application that sets the mode of a new database after loading the library would be too late.
     fn make_new_one_wal(&self, begun: Instant) -> Result<()> {
         loop {
-            let made = self.host.query_text("PRAGMA main.page_count").and_then(|pages| match pages.as_deref() {
-                Some("0") if !self.host.is_read_only("main")? => {
-                    self.host.query_text("PRAGMA main.journal_mode = WAL").map(drop)
-                }
-                _ => Ok(()),
+            let ask = |sql: &CStr| self.host.query_text(&sql.to_string_lossy());
+            let made = holds_nothing(ask).and_then(|is_new| match is_new && !self.host.is_read_only("main")? {
+                true => ask(c"PRAGMA main.journal_mode = WAL").map(drop),
+                false => Ok(()),
             });
             match made {
                 Ok(()) => return Ok(()),
-                Err(e) => again_if_busy(e, begun)?,
+                Err(e) => self.again_if_busy(e, begun)?,
             }
         }
     }
-}
 
-/// Waits a little after an error that somebody's lock is to blame for, unless that has been so for long.
-fn again_if_busy(error: Error, since: Instant) -> Result<()> {
-    if error.kind() != Kind::Busy || since.elapsed() > limits::LOCK_PATIENCE {
-        return Err(error);
+    /// Waits a little, unless the application does not want to wait any more.
+    fn nap(&self) -> Result<()> {
+        if self.host.is_interrupted() {
+            return Err(interrupted());
+        }
+        sleep(LOOK);
+        Ok(())
     }
-    sleep(LOOK);
-    Ok(())
+
+    /// Waits a little after an error that somebody's lock is to blame for, unless that has been so for long.
+    fn again_if_busy(&self, error: Error, since: Instant) -> Result<()> {
+        if error.kind() != Kind::Busy || since.elapsed() > limits::LOCK_PATIENCE {
+            return Err(error);
+        }
+        self.nap()
+    }
 }
 
 /// Sees whether a database that somebody else fills gets on.

@@ -27,9 +27,10 @@ pub fn pull(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
     if let Some(follower) = registry.follower(&place.path) {
         return Err(follows_already(&follower, ""));
     }
-    let (upstream, progress) = (asked.upstream()?, Arc::<Progress>::default());
+    let (upstream, progress) = (Arc::new(asked.upstream()?), Arc::<Progress>::default());
     let _watched = Watched::begin(registry, &place.path, &upstream, &progress, place.bar);
-    let position = replica::pull(&place.path, &place.vfs, &upstream, asked.feeding, &progress)?;
+    let is_interrupted = || call.host().is_interrupted();
+    let position = replica::pull(&place.path, &place.vfs, upstream, asked.feeding, progress, &is_interrupted)?;
     Ok(position.to_string().into())
 }
 
@@ -56,7 +57,8 @@ pub fn begin(host: Host, registry: &Registry, options: Options) -> Result<Output
     }
     let (upstream, progress) = (asked.upstream()?, Arc::<Progress>::default());
     let watched = Watched::begin(registry, &place.path, &upstream, &progress, place.bar);
-    let follower = Follower::start(&place.path, &place.vfs, Arc::new(upstream), asked.feeding, progress)?;
+    let (upstream, is_interrupted) = (Arc::new(upstream), || host.is_interrupted());
+    let follower = Follower::start(&place.path, &place.vfs, upstream, asked.feeding, progress, &is_interrupted)?;
     let follower = Arc::new(follower);
     log::info!("{} follows {}", place.path.display(), follower.url());
     registry.follows(place.path, Followed { follower: Arc::clone(&follower), asked });

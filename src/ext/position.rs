@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::registry::{Registry, file_of, path_of};
 use super::session::Session;
 use crate::base::{Error, Kind, Position, Result};
+use crate::replica::{ATTENTION, interrupted};
 use crate::sqlite::{Call, Output, Value};
 use crate::store::Sidecar;
 
@@ -29,9 +30,10 @@ pub fn wait(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
     };
     let patience = Duration::from_millis(u64::try_from(patience).unwrap_or(0));
     let path = file_of(call.host(), "main", "waiting")?;
+    let is_interrupted = || call.host().is_interrupted();
     let reached = match registry.follower(&path) {
-        Some(follower) => follower.progress().wait_for(&position, patience)?,
-        None => watch(&path, registry, &position, patience)?,
+        Some(follower) => follower.progress().wait_for(&position, patience, &is_interrupted)?,
+        None => watch(&path, registry, &position, patience, &is_interrupted)?,
     };
     Ok(Output::Integer(i64::from(reached)))
 }
@@ -52,9 +54,22 @@ fn position_of(path: &Path, registry: &Registry) -> Result<Option<Position>> {
     }
 }
 
-fn watch(path: &Path, registry: &Registry, wanted: &Position, patience: Duration) -> Result<bool> {
+fn watch(
+    path: &Path,
+    registry: &Registry,
+    wanted: &Position,
+    patience: Duration,
+    is_interrupted: &dyn Fn() -> bool,
+) -> Result<bool> {
     let deadline = Instant::now() + patience;
+    let mut asked = Instant::now();
     loop {
+        if asked.elapsed() > ATTENTION {
+            if is_interrupted() {
+                return Err(interrupted());
+            }
+            asked = Instant::now();
+        }
         let Some(here) = position_of(path, registry)? else {
             return Err(Error::usage(format!("litestream: {} is neither served nor a replica", path.display())));
         };

@@ -3,13 +3,16 @@
 use super::registry::Registry;
 use super::session::Session;
 use crate::base::{Error, Result};
+#[cfg(unix)]
+use crate::replica::interrupted;
 use crate::sqlite::{Call, Output};
 
 /// Keeps the calling thread, and so its process, until a signal asks for the end. Returns the name of the signal. Fails when there is
 /// nothing to keep it for, or a replica is not followed any more.
 #[cfg(unix)]
-pub fn run(_: &Call, _: &Session, registry: &Registry) -> Result<Output> {
-    crate::sqlite::wait_for_end(|| look(registry)).map(|signal| signal.into())
+pub fn run(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
+    let look = || if call.host().is_interrupted() { Err(interrupted()) } else { look(registry) };
+    crate::sqlite::wait_for_end(look).map(|signal| signal.into())
 }
 
 /// The same where there are no such signals.

@@ -37,7 +37,7 @@ pub fn verify(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
         Some(follower) => follower.progress().position(),
         None => sidecar.position().filter(|_| sidecar.upstream().is_some()),
     };
-    let found = replica::verify(&path, &vfs, &*upstream, position)?;
+    let found = replica::verify(&path, &vfs, upstream, position, &|| call.host().is_interrupted())?;
     if found.count > 0 && is_own {
         let why = format!("litestream_verify() found {} pages of {} that differ", found.count, path.display());
         match follower {
@@ -65,7 +65,7 @@ fn upstream(
     options.surround(None, Some(path))?;
     let silence = options.milliseconds("timeout_ms", limits::SILENCE)?;
     let (url, is_own) = match (named, follower, &own) {
-        (None, Some(follower), _) => return Ok((follower.upstream(), true)),
+        (None, Some(follower), _) => return Ok((follower.upstream().another(), true)),
         (None, None, Some(own)) => (Url::parse(own)?, true),
         (None, None, None) => {
             return Err(Error::usage(format!(

@@ -133,6 +133,9 @@ impl Header {
         };
         let generation = Generation(at.u64_be()?);
         let position = Position { generation, index: at.u64_be()?, offset: at.u64_be()? };
+        if !position.is_possible() {
+            return Err(Error::corrupt(format!("stream: {kind:?} record at {position}, which no WAL comes to")));
+        }
         let size = at.u64_be()?;
         at.finish()?;
         let bounds = kind.bounds(compressed);
@@ -384,7 +387,8 @@ mod tests {
     fn an_unknown_type_or_flag_or_an_absurd_size_is_refused() {
         let good = Header::new(Type::Pages, AT, 5000).encode();
         assert!(Header::decode(&good).is_ok());
-        for (at, value) in [(3, 0), (3, 8), (0, 1), (4, 0x80), (7, 2), (7, 3), (32, 0x80), (34, 1), (38, 0)] {
+        let beyond = [(16, 0x80), (24, 0x80), (32, 0x80), (34, 1), (38, 0)];
+        for (at, value) in [(3, 0), (3, 8), (0, 1), (4, 0x80), (7, 2), (7, 3)].into_iter().chain(beyond) {
             let mut bad = good;
             bad[at] = value;
             assert!(Header::decode(&bad).is_err(), "byte {at} = {value}");

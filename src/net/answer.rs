@@ -49,6 +49,11 @@ pub fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     headers.get(name).map(|value| value.to_str().unwrap_or("?").trim())
 }
 
+/// Whether an answer is a web page.
+pub fn is_page(response: &Response<Body>) -> bool {
+    text(response.headers(), CONTENT_TYPE.as_str()).is_some_and(|kind| kind.starts_with("text/html"))
+}
+
 /// What a status other than 200 means to the user, who has shown a token or not.
 pub fn refusal(response: Response<Body>, silence: Duration, has_token: bool) -> Error {
     let status = response.status();
@@ -69,7 +74,7 @@ pub fn refusal(response: Response<Body>, silence: Duration, has_token: bool) -> 
         };
     } else if let Some(target) = text(response.headers(), LOCATION.as_str()).filter(|_| status.is_redirection()) {
         message += &format!(" to {}; redirects are not followed, use that address", super::printable(target));
-    } else if text(response.headers(), CONTENT_TYPE.as_str()).is_some_and(|t| t.starts_with("text/html")) {
+    } else if is_page(&response) {
         message += " with a web page; is the address that of a litestream server?";
     } else {
         let complaint = first_line(response.into_body().into_reader(), silence);

@@ -1,22 +1,26 @@
 //! The replica's end: one GET whose answer never ends.
 
 use std::io;
-use std::sync::{Arc, mpsc};
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use ureq::config::Config;
 use ureq::http::header::{ACCEPT, AUTHORIZATION};
 use ureq::http::{HeaderValue, Response, StatusCode};
+use ureq::unversioned::resolver::DefaultResolver;
+use ureq::unversioned::transport::{Connector, RustlsConnector, TcpConnector};
 use ureq::{Agent, Body, RequestBuilder, Timeout};
 
 use serde_json::Value as Json;
 
-use super::answer::{STREAM_TYPE, read_head, refusal, text};
+use super::answer::{STREAM_TYPE, is_page, read_head, refusal, text};
 use super::clock;
 use super::credentials::Credentials;
 use super::stop::{Stop, stopped};
 use super::stream_body::StreamBody;
 use super::url::Url;
+use super::watched::{Watch, WatchConnector};
 use crate::base::{Error, Kind, Position, Result, limits};
 use crate::format::compression::Compression;
 use crate::format::record::{COMPRESSION_HEADER, VERSION_HEADER};
@@ -31,6 +35,8 @@ const INPUT_BUFFER: usize = limits::scaled(256 << 10, 4 << 10);
 const OUTPUT_BUFFER: usize = limits::scaled(16 << 10, 4 << 10);
 /// The longest answer to a comparison, in bytes.
 const ANSWER_LIMIT: u64 = 64 << 10;
+/// What the limits of single steps get on top when all of them together are waited for: those can say which it was.
+const SLACK: Duration = Duration::from_millis(250);
 
 /// A database served over HTTP, one stream at a time: opening one ends the one before.
 ///
@@ -67,21 +73,50 @@ impl HttpUpstream {
     }
 
     /// A request for which files with secrets are read as they are now.
-    fn request(&self, have: Have, compression: Compression, stop: &Arc<Stop>) -> Result<Request> {
-        let (url, silence, stop) = (self.url.clone(), self.silence, Arc::clone(stop));
+    fn request(&self, have: Have, compression: Compression) -> Result<Request> {
+        let (url, silence, stop) = (self.url.clone(), self.silence, Arc::clone(&self.stop));
         let authorization = self.credentials.authorization(&url)?;
-        let agent = Agent::new_with_config(self.config()?);
-        Ok(Request { url, have, silence, compression, authorization, agent, stop })
+        let (upload, watch) = (upload_time(silence, &have), Arc::<Watch>::default());
+        let connector =
+            ().chain(TcpConnector::default())
+                .chain(RustlsConnector::default())
+                .chain(WatchConnector(Arc::clone(&watch)));
+        let agent = Agent::with_parts(self.config(upload)?, connector, DefaultResolver::default());
+        Ok(Request { url, have, silence, upload, compression, authorization, agent, watch, stop })
     }
 
-    fn config(&self) -> Result<Config> {
+    /// Does a request on a thread of its own: neither name resolution nor connecting can be interrupted, so that
+    /// [`HttpUpstream::shutdown`] leaves them to end by themselves.
+    fn ask<T: Send + 'static>(
+        &self,
+        request: Request,
+        ask: impl FnOnce(Request) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (result, answer) = mpsc::channel();
+        self.stop.begin(request.agent.clone(), result.clone())?;
+        let patience = self.silence + request.upload + SLACK;
+        spawn("litestream-connect", move || drop(result.send(guarded(|| ask(request)))))?;
+        match answer.recv_timeout(patience) {
+            Ok(answer) => answer,
+            Err(RecvTimeoutError::Timeout) => {
+                self.interrupt();
+                Err(Error::new(Kind::Io, format!("no answer within {} ms", self.silence.as_millis())))
+            }
+            Err(RecvTimeoutError::Disconnected) => Err(stopped()),
+        }
+    }
+
+    fn config(&self, upload: Duration) -> Result<Config> {
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .max_redirects(0)
             .proxy(None)
             .no_delay(true)
-            .timeout_resolve(Some(CONNECT))
-            .timeout_connect(Some(CONNECT))
+            .timeout_resolve(Some(self.silence.min(CONNECT)))
+            .timeout_connect(Some(self.silence.min(CONNECT)))
+            .timeout_send_request(Some(self.silence))
+            .timeout_send_body(Some(self.silence + upload))
+            .timeout_recv_response(Some(self.silence))
             .timeout_per_read(Some(self.silence))
             .timeout_per_write(Some(self.silence))
             .input_buffer_size(INPUT_BUFFER)
@@ -104,21 +139,28 @@ impl Upstream for HttpUpstream {
         self.warning.clone()
     }
 
-    /// The request runs on a thread of its own: neither name resolution nor connecting can be interrupted, so that
-    /// [`HttpUpstream::shutdown`] leaves them to end by themselves.
     fn open(&self, have: Have) -> Result<Opened> {
-        let (result, answer) = mpsc::channel();
-        let request = self.request(have, self.compression, &self.stop).map_err(|e| e.within(&self.shown))?;
-        self.stop.begin(request.agent.clone(), result.clone()).map_err(|e| e.within(&self.shown))?;
-        let ask = move || drop(result.send(guarded(|| request.run())));
-        let opened = spawn("litestream-connect", ask).and_then(|_| answer.recv().unwrap_or_else(|_| Err(stopped())));
+        let request = self.request(have, self.compression);
+        let opened = request.and_then(|request| self.ask(request, Request::run));
         opened.map_err(|e| e.within(&self.shown))
     }
 
-    fn compare(&self, have: &PageSums, position: Option<Position>) -> Result<Compared> {
-        let request = self.request(Have::Nothing, Compression::None, &Arc::default());
-        let request = request.map_err(|e| e.within(&self.shown))?;
-        request.compare(have, position).map_err(|e| e.within(&self.shown))
+    fn compare(&self, have: PageSums, position: Option<Position>) -> Result<Compared> {
+        let request = self.request(Have::Pages(have), Compression::None);
+        let compared = request.and_then(|request| self.ask(request, move |request| request.compare(position)));
+        compared.map_err(|e| e.within(&self.shown))
+    }
+
+    fn another(&self) -> Arc<dyn Upstream> {
+        Arc::new(HttpUpstream {
+            url: self.url.clone(),
+            shown: self.shown.clone(),
+            silence: self.silence,
+            compression: self.compression,
+            credentials: self.credentials.clone(),
+            warning: self.warning.clone(),
+            stop: Arc::default(),
+        })
     }
 
     fn interrupt(&self) {
@@ -135,10 +177,13 @@ struct Request {
     url: Url,
     have: Have,
     silence: Duration,
+    /// How long sending what the replica has may take on top of that.
+    upload: Duration,
     compression: Compression,
     /// What shows who asks.
     authorization: Option<HeaderValue>,
     agent: Agent,
+    watch: Arc<Watch>,
     stop: Arc<Stop>,
 }
 
@@ -151,8 +196,9 @@ impl Request {
             sent = steady_ms();
             response = self.ask(&Have::Nothing)?;
         }
+        self.watch.allow(self.silence);
         if response.status() != StatusCode::OK {
-            return Err(refusal(response, self.silence, self.authorization.is_some()));
+            return Err(self.refused(response));
         }
         let (version2, page_size) = read_head(response.headers())?;
         let times = clock::times(response.headers(), version2, sent)?;
@@ -164,14 +210,33 @@ impl Request {
             silence_is_normal: !version2,
             silence: self.silence,
             stop: self.stop,
+            watch: self.watch,
         };
         Ok(Opened { version2, compression, clock, page_size, body: Box::new(body) })
     }
 
-    fn compare(&self, have: &PageSums, position: Option<Position>) -> Result<Compared> {
+    /// What an answer means that is no stream. A server that does not take our position may still compare what is there. One that
+    /// does not know which database is meant has not looked at either.
+    fn refused(&self, response: Response<Body>) -> Error {
+        let is_bad = response.status() == StatusCode::BAD_REQUEST && !is_page(&response);
+        let error = refusal(response, self.silence, self.authorization.is_some());
+        let says = |words: &str| is_bad && error.to_string().contains(words);
+        match self.have {
+            Have::Position(_) if is_bad && !says("Database name") => Error::new(Kind::Diverged, error.to_string()),
+            Have::Pages(_) if says("cannot be compared") => {
+                let advice = "pass {\"overwrite\": true} to have the replica made anew";
+                Error::new(Kind::Refused, format!("{error}; {advice}"))
+            }
+            _ => error,
+        }
+    }
+
+    fn compare(&self, position: Option<Position>) -> Result<Compared> {
+        let Have::Pages(have) = &self.have else { return Err(Error::usage("no pages to be compared")) };
         let url = self.url.verify(have.page_size, position.as_ref());
         let sent = self.headed(self.agent.post(&url)).content_type(STREAM_TYPE).send(&have.sums);
         let response = sent.map_err(|error| self.failed(error))?;
+        self.watch.allow(self.silence);
         if response.status() != StatusCode::OK {
             return Err(refusal(response, self.silence, self.authorization.is_some()));
         }
@@ -216,8 +281,12 @@ impl Request {
             return stopped();
         }
         let message = match error {
-            ureq::Error::Timeout(Timeout::Resolve) => format!("name not resolved within {} s", CONNECT.as_secs()),
-            ureq::Error::Timeout(Timeout::Connect) => format!("no connection within {} s", CONNECT.as_secs()),
+            ureq::Error::Timeout(Timeout::Resolve) => {
+                format!("name not resolved within {} ms", self.silence.min(CONNECT).as_millis())
+            }
+            ureq::Error::Timeout(Timeout::Connect) => {
+                format!("no connection within {} ms", self.silence.min(CONNECT).as_millis())
+            }
             ureq::Error::Timeout(_) if matches!(self.have, Have::Position(_)) => format!(
                 "no answer within {} ms (a Litestream of 2022 does not answer before its next commit)",
                 self.silence.as_millis()
@@ -243,6 +312,13 @@ impl Request {
         };
         Error::new(Kind::Io, message)
     }
+}
+
+/// How long the body of a request may take to be sent, past the silence that is allowed.
+fn upload_time(silence: Duration, have: &Have) -> Duration {
+    let bytes = if let Have::Pages(PageSums { sums, .. }) = have { sums.len() as u64 } else { 0 };
+    // What it is sent may be looked at before the answer comes.
+    Duration::from_secs(bytes / limits::SLOWEST_BYTES) + if bytes > 0 { silence } else { Duration::ZERO }
 }
 
 /// What is wrong with the TLS of the other end, and what may help.

@@ -37,6 +37,7 @@ mod tls;
 mod token;
 mod upload;
 mod url;
+mod watched;
 mod write_timeout;
 
 #[cfg(fuzzing)]

@@ -6,7 +6,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError, mpsc};
 use ureq::Agent;
 
 use crate::base::{Error, Kind, Result};
-use crate::replica::Opened;
 
 /// Ends what waits for the upstream.
 #[derive(Default)]
@@ -20,19 +19,21 @@ pub struct Stop {
 pub struct Current {
     /// Closes the connection, also under a read.
     agent: Option<Agent>,
-    /// Where [`Upstream::open`] waits for its answer.
-    open: Option<mpsc::Sender<Result<Opened>>>,
+    /// Says to who waits for the answer that none will come.
+    give_up: Option<Box<dyn FnOnce() + Send>>,
 }
 
 impl Stop {
-    /// Ends the stream there was, for one on a connection of `agent`. Until it is opened, `open` hears of a stop.
-    pub fn begin(&self, agent: Agent, open: mpsc::Sender<Result<Opened>>) -> Result<()> {
+    /// Ends the stream there was, for one on a connection of `agent`. Until it is answered, `answer` hears of a stop.
+    pub fn begin<T: Send + 'static>(&self, agent: Agent, answer: mpsc::Sender<Result<T>>) -> Result<()> {
         let mut current = self.lock();
         if self.is_stopped() {
             return Err(stopped());
         }
         current.end();
-        *current = Current { agent: Some(agent), open: Some(open) };
+        // Its receiver is gone if it has got its answer.
+        let give_up = move || drop(answer.send(Err(stopped())));
+        *current = Current { agent: Some(agent), give_up: Some(Box::new(give_up)) };
         Ok(())
     }
 
@@ -57,9 +58,8 @@ impl Stop {
 impl Current {
     /// Ends it.
     pub fn end(&mut self) {
-        if let Some(open) = self.open.take() {
-            // Its receiver is gone if it has got its answer.
-            drop(open.send(Err(stopped())));
+        if let Some(give_up) = self.give_up.take() {
+            give_up();
         }
         if let Some(agent) = self.agent.take() {
             agent.shutdown();
@@ -81,9 +81,9 @@ mod tests {
 
     #[test]
     fn a_shutdown_is_heard_by_an_open_that_cannot_be_interrupted() {
-        let (stop, (open, heard)) = (Stop::default(), channel());
+        let (stop, (open, heard)) = (Stop::default(), channel::<Result<()>>());
         stop.begin(Agent::new_with_defaults(), open).expect("not stopped");
         stop.stop();
-        assert_eq!(heard.recv().expect("a word").map(|_| ()), Err(stopped()));
+        assert_eq!(heard.recv().expect("a word"), Err(stopped()));
     }
 }

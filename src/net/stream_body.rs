@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::stop::Stop;
+use super::watched::Watch;
 
 /// The records.
 pub struct StreamBody<R> {
@@ -16,20 +17,25 @@ pub struct StreamBody<R> {
     pub silence: Duration,
     /// What ends it.
     pub stop: Arc<Stop>,
+    /// The connection they come over.
+    pub watch: Arc<Watch>,
 }
 
 impl<R: Read> Read for StreamBody<R> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         loop {
+            let received = self.watch.received();
+            self.watch.allow(self.silence);
             let result = self.inner.read(out);
+            let has_come = self.watch.received() != received;
             // A socket shut down under a read can look like the end of the stream.
             if self.stop.is_stopped() && !matches!(result, Ok(n) if n > 0) {
                 return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "stopped"));
             }
             match result {
                 // A read that timed out has taken nothing, so it can be done again.
-                Err(error) if is_timeout(&error) && self.silence_is_normal => continue,
-                Err(error) => return Err(self.in_words(error)),
+                Err(error) if is_timeout(&error) && self.silence_is_normal && !has_come => continue,
+                Err(error) => return Err(self.in_words(error, has_come)),
                 Ok(n) => return Ok(n),
             }
         }
@@ -37,10 +43,14 @@ impl<R: Read> Read for StreamBody<R> {
 }
 
 impl<R> StreamBody<R> {
-    fn in_words(&self, error: io::Error) -> io::Error {
+    fn in_words(&self, error: io::Error, has_come: bool) -> io::Error {
         let kind = error.kind();
         if is_timeout(&error) {
-            let message = format!("nothing came for {} ms, not even a heartbeat", self.silence.as_millis());
+            let time = self.silence.as_millis();
+            let message = match has_come {
+                true => format!("what came for {time} ms was no part of a stream; was it damaged on the way?"),
+                false => format!("nothing came for {time} ms, not even a heartbeat"),
+            };
             return io::Error::new(io::ErrorKind::TimedOut, message);
         }
         match kind {
@@ -85,6 +95,7 @@ mod tests {
             silence_is_normal,
             silence: HOUR,
             stop: Arc::default(),
+            watch: Arc::default(),
         };
         let mut text = String::new();
         body(true).read_to_string(&mut text).expect("patience");

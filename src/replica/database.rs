@@ -98,7 +98,7 @@ impl Database {
     }
 
     /// How the file begins, whatever the WAL holds.
-    fn header(&self) -> Result<[u8; DATABASE_HEADER]> {
+    pub fn header(&self) -> Result<[u8; DATABASE_HEADER]> {
         let mut header = [0; DATABASE_HEADER];
         self.connection.database()?.read(0, &mut header)?;
         Ok(header)

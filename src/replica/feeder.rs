@@ -57,14 +57,17 @@ pub(super) struct Feeder<'p> {
     /// Whether to give up.
     pub stop: &'p dyn Fn() -> bool,
     pub(super) sidecar: Sidecar,
+    pub(super) vfs: CString,
     pub(super) position: Option<Position>,
     durable_at: Instant,
-    durable: Option<Position>,
+    pub(super) durable: Option<Position>,
     pub(super) same_upstream: bool,
     /// The generation that the replica last had a position in.
     pub(super) lineage: Option<Generation>,
     /// Whether the upstream was told what pages the replica has, and sends those that differ.
     pub(super) compares: bool,
+    /// Whether the upstream is to be asked for everything next, since it cannot compare pages of this size.
+    pub(super) takes_everything: bool,
     /// Whether the next commit leads there from a state that no position stands for.
     pub(super) replaces: bool,
     /// What is not trusted, and why, until it is mended.
@@ -73,8 +76,7 @@ pub(super) struct Feeder<'p> {
     known_url: Option<String>,
     url: String,
     /// Whether the locks of this process hold. None before the WAL is open.
-    alone: Option<Alone>,
-    pub(super) vfs: CString,
+    pub(super) alone: Option<Alone>,
     pub(super) audit: Option<Audit>,
     _lock: SidecarLock,
 }
@@ -111,10 +113,12 @@ impl<'p> Feeder<'p> {
             stop,
             position: sidecar.position(),
             sidecar,
+            vfs: vfs.to_owned(),
             durable_at: Instant::now(),
             durable: None,
             lineage: None,
             compares: false,
+            takes_everything: false,
             replaces: false,
             distrust: None,
             mended_at: None,
@@ -122,11 +126,10 @@ impl<'p> Feeder<'p> {
             known_url,
             url: upstream.url().to_string(),
             alone: None,
-            vfs: vfs.to_owned(),
             audit: None,
             _lock: lock,
         };
-        feeder.check_content(path, upstream)?;
+        feeder.check_content()?;
         if !feeder.is_new()? {
             feeder.database.require_alone()?;
         }
@@ -170,7 +173,7 @@ impl<'p> Feeder<'p> {
         Err(Error::new(
             Kind::Refused,
             format!(
-                "litestream: {} has pages of {} bytes and the upstream pages of {}; remove the file to have it made anew",
+                "litestream: {} has pages of {} bytes and the upstream pages of {}; pass {{\"overwrite\": true}} to have it made anew",
                 self.database.connection.path().display(),
                 own.get(),
                 size.get()
@@ -183,9 +186,14 @@ impl<'p> Feeder<'p> {
         Bootstrap::begin(&self.database.connection, size, self.read_only())
     }
 
-    /// The upstream is about to send what the replica lacks, or everything, of `generation`. Fails if that would replace what
-    /// is not its own.
-    pub fn adopt(&mut self, generation: Generation, everything: bool) -> Result<()> {
+    /// Whether what the database holds may be replaced by what a stranger sends.
+    pub(super) fn may_be_replaced(&self) -> Result<bool> {
+        Ok(self.options.overwrite || self.holds_nothing()?)
+    }
+
+    /// The upstream is about to send what the replica lacks, or everything, of `generation`, with pages of `size`. Fails if that
+    /// would replace what is not its own.
+    pub fn adopt(&mut self, generation: Generation, everything: bool, size: PageSize) -> Result<()> {
         let known = self.position.is_some_and(|here| here.generation == generation);
         if !everything && !known && !self.compares {
             let here = self.position.map_or("at no position".to_string(), |here| format!("at {here}"));
@@ -194,35 +202,56 @@ impl<'p> Feeder<'p> {
             )));
         }
         let related = self.same_upstream || self.lineage == Some(generation);
-        if !(known || related || self.options.overwrite || self.is_new()?) {
+        if !(known || related || self.may_be_replaced()?) {
             return Err(self.belongs_to_another());
+        }
+        if everything && !self.is_new()? && self.database.page_size()? != size && self.may_be_replaced()? {
+            self.forget_position()?;
+            self.begin_anew(size)?;
         }
         self.replaces = everything || self.compares;
         // A new file belongs to its upstream before anything is in it, and so does one that has a state of it; any other once
         // its content changes.
-        if known || self.is_new()? { self.belong() } else { Ok(()) }
+        if known || self.is_new()? { self.belong().map(drop) } else { Ok(()) }
     }
 
     pub(super) fn belongs_to_another(&self) -> Error {
         let name = self.database.connection.path().display();
-        let owner = self.known_url.as_deref().unwrap_or("another upstream");
+        let what = match &self.known_url {
+            Some(owner) => format!("is a replica of {owner}, not of"),
+            None => "has content and is not a replica of".to_string(),
+        };
+        let url = &self.url;
         Error::new(
             Kind::Refused,
-            format!(
-                "litestream: {name} is a replica of {owner}, not of {}; pass {{\"overwrite\": true}} to replace it",
-                self.url
-            ),
+            format!("litestream: {name} {what} {url}; pass {{\"overwrite\": true}} to replace it"),
         )
     }
 
-    /// Puts down whose replica this is.
-    fn belong(&mut self) -> Result<()> {
-        if !self.same_upstream {
-            self.sidecar.forget_generation()?;
-            self.sidecar.set_upstream(&self.url)?;
-            self.same_upstream = true;
+    /// Puts down whose replica this is. Whether that is news.
+    fn belong(&mut self) -> Result<bool> {
+        if self.same_upstream {
+            return Ok(false);
         }
-        Ok(())
+        self.sidecar.forget_generation()?;
+        self.sidecar.set_upstream(&self.url)?;
+        self.same_upstream = true;
+        Ok(true)
+    }
+
+    /// Keeps what was applied, whatever ended the stream. A file that came to nothing is nobody's: whoever makes a database of it has
+    /// one of their own.
+    pub fn keep(&mut self) -> Result<()> {
+        match self.is_new()? {
+            true => self.belong_as_before(),
+            false => self.make_durable(),
+        }
+    }
+
+    /// Takes back whose replica this is: what is there was not replaced, and may be somebody's own.
+    fn belong_as_before(&mut self) -> Result<()> {
+        self.same_upstream = false;
+        self.known_url.as_ref().map_or_else(|| self.sidecar.forget(), |url| self.sidecar.set_upstream(url))
     }
 
     /// Applies a commit that leads to `pages` pages and `position`, if the database sums up to `expected` then.
@@ -234,7 +263,7 @@ impl<'p> Feeder<'p> {
         position: Position,
         newest: Newest,
     ) -> Result<()> {
-        self.belong()?;
+        let is_news = self.belong()?;
         if self.replaces {
             self.sidecar.forget_position()?;
             self.durable = None;
@@ -242,7 +271,11 @@ impl<'p> Feeder<'p> {
         let apply = |database: &mut Database, stop: &dyn Fn() -> bool| {
             database.commit(pending, pages, expected, stop).map(|written| Some(written.pages))
         };
-        self.write(apply, position, newest)?;
+        let written = self.write(apply, position, newest);
+        if written.is_err() && is_news {
+            self.belong_as_before()?;
+        }
+        written?;
         let relay = self.relay;
         self.database
             .keep_wal_short(&mut || relay.lock().as_ref().map_or(Ok(()), |relay| relay.feeding().allow_restart()))?;
@@ -353,8 +386,7 @@ impl<'p> Feeder<'p> {
         self.sidecar.forget_position()
     }
 
-    fn check_content(&mut self, path: &Path, upstream: &dyn Upstream) -> Result<()> {
-        let name = path.display();
+    fn check_content(&mut self) -> Result<()> {
         if self.is_new()? {
             self.position = None;
             self.sidecar.forget()?;
@@ -366,14 +398,17 @@ impl<'p> Feeder<'p> {
             // The position of a primary that was served from here, or of nothing.
             self.position = None;
         }
-        if self.position.is_none() && !self.same_upstream && !self.options.overwrite {
-            return Err(Error::new(
-                Kind::Refused,
-                format!(
-                    "litestream: {name} has content and is not a replica of {}; pass {{\"overwrite\": true}} to replace it",
-                    upstream.url()
-                ),
-            ));
+        let is_own = self.same_upstream || self.options.overwrite;
+        if self.position.is_none() && !is_own {
+            if !self.holds_nothing()? {
+                return Err(self.belongs_to_another());
+            }
+            self.begin_anew_if_alone()?;
+            self.sidecar.forget()?;
+            self.known_url = None;
+            if self.is_new()? {
+                return Ok(());
+            }
         }
         let mode = self.database.journal_mode()?;
         if mode != "wal" {
@@ -382,7 +417,13 @@ impl<'p> Feeder<'p> {
         if self.position.is_some() && !self.database.is_read_only()? {
             // Anybody may have written to it since, and nothing tells.
             self.position = None;
+            self.sidecar.forget_position()?;
         }
-        self.database.take_as_published()
+        self.database.take_as_published()?;
+        // What comes from here on is noticed as somebody else's.
+        match self.position.is_none() && !is_own && !self.holds_nothing()? {
+            true => Err(self.belongs_to_another()),
+            false => Ok(()),
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::attended::attended;
 use super::feeder::{Feeder, Options, Until};
 use super::relay::{Relay, RelaySlot};
 use super::status::{Progress, State};
@@ -15,22 +16,36 @@ use super::{Upstream, stream};
 use crate::base::{Error, Kind, Position, Result, limits};
 use crate::sqlite::{guarded, random_bytes, spawn};
 
-/// Catches the database at `path` up with `upstream`, once, and tells `progress` of it. Returns the position reached.
+/// Catches the database at `path` up with `upstream`, once, and tells `progress` of it. Returns the position reached. Ends, with
+/// an error, when `is_interrupted` says so.
 pub fn pull(
     path: &Path,
     vfs: &CStr,
-    upstream: &dyn Upstream,
+    upstream: Arc<dyn Upstream>,
     options: Options,
-    progress: &Progress,
+    progress: Arc<Progress>,
+    is_interrupted: &dyn Fn() -> bool,
 ) -> Result<Position> {
-    let relay = RelaySlot::default();
+    let stop = Arc::<AtomicBool>::default();
+    let (path, vfs, source, stopped) = (path.to_path_buf(), vfs.to_owned(), Arc::clone(&upstream), Arc::clone(&stop));
     let options = Options { audit: Duration::ZERO, ..options };
-    let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &relay, &|| false)?;
-    let ended = stream::run(&mut feeder, upstream, Until::CaughtUp);
-    upstream.shutdown();
-    ended?;
-    feeder.end()?;
-    feeder.position().ok_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it before the first commit"))
+    let pull = move || {
+        let (relay, stopped) = (RelaySlot::default(), || stopped.load(Relaxed));
+        let mut feeder = Feeder::open(&path, &vfs, &*source, options, &progress, &relay, &stopped)?;
+        let ended = stream::run(&mut feeder, &*source, Until::CaughtUp);
+        source.shutdown();
+        if ended.is_err() && feeder.is_new()? {
+            feeder.keep()?;
+        }
+        ended?;
+        feeder.end()?;
+        feeder.position().ok_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it before the first commit"))
+    };
+    let cancel = || {
+        stop.store(true, Relaxed);
+        upstream.shutdown();
+    };
+    attended(is_interrupted, cancel, pull)
 }
 
 /// A database that follows its upstream in the background.
@@ -56,13 +71,14 @@ struct Orders {
 
 impl Follower {
     /// Begins to follow. Returns when the first catch-up was applied; or, when the upstream cannot be reached but the
-    /// database is a replica of it already, at once. `progress` is told of all that comes.
+    /// database is a replica of it already, at once. `progress` is told of all that comes. Fails when `is_interrupted` says so.
     pub fn start(
         path: &Path,
         vfs: &CStr,
         upstream: Arc<dyn Upstream>,
         options: Options,
         progress: Arc<Progress>,
+        is_interrupted: &dyn Fn() -> bool,
     ) -> Result<Follower> {
         let orders = Arc::new(Orders::default());
         let follower = Follower {
@@ -81,7 +97,7 @@ impl Follower {
         };
         let thread = spawn("litestream-follow", run)?;
         *follower.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
-        follower.progress.wait_caught_up()?;
+        follower.progress.wait_caught_up(is_interrupted)?;
         Ok(follower)
     }
 
@@ -167,8 +183,8 @@ fn run(
     while !stopped() {
         let (began, commits, connections) = (Instant::now(), progress.commits(), progress.connections());
         let ended = stream::run(&mut feeder, upstream, Until::Stopped);
-        // What was applied is kept whatever ended the stream. A storage that fails now may not fail later.
-        let kept = feeder.is_new().and_then(|new| if new { Ok(()) } else { feeder.make_durable() });
+        // A storage that fails now may not fail later.
+        let kept = feeder.keep();
         if stopped() {
             return kept.and_then(|()| feeder.end());
         }

@@ -7,6 +7,8 @@
 //! A new replica is written straight into its file, page 1 last. From then on every commit goes through the WAL and
 //! becomes visible to all readers in one step.
 
+mod anew;
+mod attended;
 mod audit;
 mod bootstrap;
 mod checks;
@@ -35,6 +37,7 @@ pub mod stepping;
 #[doc(hidden)]
 pub mod fuzzing;
 
+pub use attended::{ATTENTION, interrupted};
 pub use feeder::Options;
 pub use follower::{Follower, pull};
 pub use manual::ManualApply;

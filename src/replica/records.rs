@@ -5,19 +5,17 @@ use std::time::{Duration, Instant};
 
 use crate::base::{Error, Kind, Result, limits};
 use crate::format::compression::{Compression, decompress};
-use crate::format::record::{HEADER_SIZE, Header, Type};
+use crate::format::record::{Begin, HEADER_SIZE, Header, Type};
 
 /// How much is read at once, and looked ahead into.
 const BUFFER: usize = limits::scaled(1 << 20, 6 << 10);
-/// A record takes no longer than this, and a second for so many bytes. One whose size was damaged on the way would otherwise
-/// be waited for as long as heartbeats come, which are taken for the rest of it.
-const PATIENCE: Duration = Duration::from_secs(10);
-const SLOWEST: u64 = 16 << 10;
 
 /// A stream, record by record.
 pub(super) struct Records<R> {
     body: BufReader<Limited<R>>,
-    patience: Duration,
+    /// How long a record may take that has begun, and the next one that brings the replica on.
+    silence: Duration,
+    headway: Headway,
     compression: Compression,
     payload: Vec<u8>,
     decompressed: Vec<u8>,
@@ -28,9 +26,15 @@ pub(super) struct Records<R> {
 impl<R: Read> Records<R> {
     /// A reader at the start of a stream.
     pub fn new(body: R) -> Records<R> {
-        let body = BufReader::with_capacity(BUFFER, Limited { body, until: None });
+        let body = BufReader::with_capacity(BUFFER, Limited { body, until: None, is_over: false });
         let (payload, decompressed) = (Vec::new(), Vec::new());
-        Records { body, patience: PATIENCE, compression: Compression::None, payload, decompressed, bytes: 0 }
+        let (silence, headway) = (limits::SILENCE, Headway::begin());
+        Records { body, silence, headway, compression: Compression::None, payload, decompressed, bytes: 0 }
+    }
+
+    /// The same for an upstream that may be silent for so long.
+    pub fn silent_for(self, silence: Duration) -> Records<R> {
+        Records { silence, ..self }
     }
 
     /// The same for a stream that may be compressed so. In any other, compressed records are refused.
@@ -46,9 +50,10 @@ impl<R: Read> Records<R> {
             return Ok(None);
         }
         let rest = bytes.get_mut(first..).unwrap_or_default();
-        self.body.read_exact(rest).map_err(failed)?;
+        self.limited("the header of a record", rest.len() as u64, |body| body.read_exact(rest))?;
         self.bytes += HEADER_SIZE as u64;
         let header = Header::decode(&bytes)?;
+        self.headway.saw(&header, self.silence)?;
         if header.compressed && self.compression == Compression::None {
             let kind = header.kind;
             return Err(Error::corrupt(format!("stream: {kind:?} record with flags 0x1, which was not asked for")));
@@ -58,12 +63,13 @@ impl<R: Read> Records<R> {
 
     /// The payload of a record, whose size its header has bounded, as it was before it was compressed.
     pub fn payload(&mut self, header: &Header) -> Result<&[u8]> {
-        self.payload.clear();
-        let time = self.patience + Duration::from_secs(header.size / SLOWEST);
-        self.body.get_mut().until = Some(Instant::now() + time);
+        let mut payload = std::mem::take(&mut self.payload);
+        payload.clear();
         // Read as it comes, so that memory is only taken for what is really sent.
-        let read = self.body.by_ref().take(header.size).read_to_end(&mut self.payload);
-        let read = if self.body.get_mut().end() { read.map_err(failed)? } else { return Err(too_slow(header, time)) };
+        let what = format!("a {:?} record", header.kind);
+        let read = self.limited(&what, header.size, |body| body.take(header.size).read_to_end(&mut payload));
+        self.payload = payload;
+        let read = read?;
         self.bytes += read as u64;
         if read as u64 != header.size {
             return Err(cut());
@@ -74,7 +80,28 @@ impl<R: Read> Records<R> {
     /// Fills `out` from the payload of a record that is too large to be held.
     pub fn fill(&mut self, out: &mut [u8]) -> Result<()> {
         self.bytes += out.len() as u64;
-        self.body.read_exact(out).map_err(failed)
+        self.limited("a piece of a record", out.len() as u64, |body| body.read_exact(out))
+    }
+
+    /// A catch-up begins, or the upstream says that it is busy with one.
+    pub fn begun(&mut self, begin: &Begin) -> Result<()> {
+        self.headway.begun(begin, self.silence)
+    }
+
+    /// Reads what takes no longer than the silence allowed, and a second for so many of its `bytes`.
+    fn limited<T>(
+        &mut self,
+        what: &str,
+        bytes: u64,
+        read: impl FnOnce(&mut BufReader<Limited<R>>) -> std::io::Result<T>,
+    ) -> Result<T> {
+        let time = self.silence.saturating_add(Duration::from_secs(bytes / limits::SLOWEST_BYTES));
+        self.body.get_mut().until = Instant::now().checked_add(time);
+        let read = read(&mut self.body);
+        match self.body.get_mut().end() {
+            true => Err(too_slow(what, bytes, time)),
+            false => read.map_err(failed),
+        }
     }
 
     /// Whether a whole further commit has already arrived, pages and all.
@@ -103,43 +130,95 @@ impl<R: Read> Records<R> {
     }
 }
 
+/// Whether a stream brings the replica on. Heartbeats do where it has everything, and say nothing where it waits for more.
+struct Headway {
+    /// When pages or a commit came last, or were said to come.
+    at: Instant,
+    /// When the upstream last said that it is busy with that.
+    busy_at: Instant,
+    /// How long it may be busy without sending any.
+    busy_for: Duration,
+    /// Whether something has begun that no commit has ended yet.
+    is_due: bool,
+}
+
+impl Headway {
+    fn begin() -> Headway {
+        let now = Instant::now();
+        Headway { at: now, busy_at: now, busy_for: Duration::ZERO, is_due: true }
+    }
+
+    fn saw(&mut self, header: &Header, silence: Duration) -> Result<()> {
+        match header.kind {
+            // Counted once it is known what it says.
+            Type::Begin => return Ok(()),
+            Type::Heartbeat if self.is_due && self.busy_at.elapsed() > silence => {
+                return Err(no_headway(silence, "heartbeats"));
+            }
+            Type::Heartbeat => return Ok(()),
+            kind => self.is_due = kind != Type::Commit,
+        }
+        (self.at, self.busy_at, self.busy_for) = (Instant::now(), Instant::now(), Duration::ZERO);
+        Ok(())
+    }
+
+    /// A primary that reads its database before it knows what to send says so with one begin record after the other. It may take
+    /// as long as reading takes that much.
+    fn begun(&mut self, begin: &Begin, silence: Duration) -> Result<()> {
+        if !self.is_due {
+            (self.at, self.busy_for) = (Instant::now(), Duration::ZERO);
+        }
+        let bytes = begin.pages.min(u64::from(u32::MAX)) * u64::from(begin.page_size.get());
+        self.busy_for = self.busy_for.max(silence.saturating_add(Duration::from_secs(bytes / limits::SLOWEST_READ)));
+        if self.at.elapsed() > self.busy_for {
+            return Err(no_headway(self.busy_for, "begin records"));
+        }
+        (self.busy_at, self.is_due) = (Instant::now(), true);
+        Ok(())
+    }
+}
+
+fn no_headway(time: Duration, what: &str) -> Error {
+    let milliseconds = time.as_millis();
+    Error::new(Kind::Io, format!("stream: no pages and no commit came for {milliseconds} ms, only {what}"))
+}
+
 /// A stream that fails after some moment.
 struct Limited<R> {
     body: R,
     until: Option<Instant>,
+    is_over: bool,
 }
 
 impl<R> Limited<R> {
-    /// Takes the limit away. False if a read was refused for it.
+    /// Takes the limit away. Whether a read was refused for it.
     fn end(&mut self) -> bool {
-        self.until.take().is_some()
+        self.until = None;
+        std::mem::take(&mut self.is_over)
     }
 }
 
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
         if self.until.is_some_and(|until| Instant::now() >= until) {
-            self.until = None;
+            self.is_over = true;
             return Err(ErrorKind::TimedOut.into());
         }
         self.body.read(out)
     }
 }
 
-fn too_slow(header: &Header, time: Duration) -> Error {
-    let (bytes, kind, seconds) = (header.size, header.kind, time.as_secs());
+fn too_slow(what: &str, bytes: u64, time: Duration) -> Error {
+    let (milliseconds, slowest) = (time.as_millis(), limits::SLOWEST_BYTES);
     Error::corrupt(format!(
-        "stream: a {kind:?} record of {bytes} bytes was not there after {seconds} s; its size was damaged on the way, \
-         or the connection is slower than {SLOWEST} bytes a second"
+        "stream: {what} of {bytes} bytes was not there after {milliseconds} ms; its size was damaged on the way, \
+         or the connection is slower than {slowest} bytes a second"
     ))
 }
 
 fn failed(error: std::io::Error) -> Error {
     match error.kind() {
         ErrorKind::UnexpectedEof => cut(),
-        ErrorKind::TimedOut | ErrorKind::WouldBlock => {
-            Error::new(Kind::Io, "stream: nothing came for longer than timeout_ms; the upstream is dead or cut off")
-        }
         _ => Error::io("stream", &error),
     }
 }
@@ -209,11 +288,33 @@ mod tests {
         // In the size, which ends the header: by 1,024 bytes.
         begin[HEADER_SIZE - 2] ^= 4;
         let mut records = Records::new(Idle { begin, heartbeat: stream()?.split_off(60) });
-        records.patience = Duration::ZERO;
+        records.silence = Duration::ZERO;
         let header = records.header()?.ok_or_else(cut)?;
         let refused = records.payload(&header).map(<[u8]>::len);
         assert!(refused.is_err_and(|e| e.to_string().contains("damaged on the way")), "{} bytes", header.size);
         Ok(())
+    }
+
+    #[test]
+    fn a_catch_up_has_time_from_its_begin_and_not_from_the_last_commit() -> Result<()> {
+        let silence = Duration::from_secs(10);
+        let long_ago = || Instant::now().checked_sub(silence * 2).ok_or_else(cut);
+        let begin = |pages| PageSize::new(512).map(|page_size| Begin { page_size, everything: false, pages });
+        let heartbeat = Header::new(Type::Heartbeat, Position { generation: Generation(1), index: 0, offset: 0 }, 12);
+        let at_rest = || long_ago().map(|at| Headway { at, busy_at: at, busy_for: Duration::ZERO, is_due: false });
+
+        let mut headway = at_rest()?;
+        headway.saw(&heartbeat, silence)?;
+        headway.begun(&begin(0)?, silence)?;
+        headway.saw(&heartbeat, silence)?;
+        headway.begun(&begin(0)?, silence)?;
+
+        let mut stuck = Headway { is_due: true, ..at_rest()? };
+        assert!(stuck.saw(&heartbeat, silence).is_err(), "heartbeats only");
+        assert!(stuck.begun(&begin(0)?, silence).is_err(), "begin records only");
+        let mut busy = Headway { is_due: true, ..at_rest()? };
+        busy.begun(&begin(1 << 20)?, silence)?;
+        busy.saw(&heartbeat, silence)
     }
 
     #[test]

@@ -19,9 +19,9 @@ pub(super) fn run(
     mut clock: UpstreamClock,
     until: Until,
 ) -> Result<()> {
-    let mut records = Records::new(body).compressed_with(compression);
+    let mut records = Records::new(body).compressed_with(compression).silent_for(feeder.options.silence);
     let (position, begin) = read_begin(&mut records)?;
-    feeder.adopt(position.generation, begin.everything)?;
+    feeder.adopt(position.generation, begin.everything, begin.page_size)?;
     feeder.progress.catching_up(begin.pages);
     let coverage = if feeder.is_new()? {
         bootstrap(feeder, &mut records, &begin, &mut clock)?;
@@ -43,7 +43,11 @@ pub(super) fn run(
 fn read_begin<R: Read>(records: &mut Records<R>) -> Result<(Position, Begin)> {
     let header = records.header()?.ok_or_else(ended)?;
     match header.kind {
-        Type::Begin => Ok((header.position, Begin::decode(&header, records.payload(&header)?)?)),
+        Type::Begin => {
+            let begin = Begin::decode(&header, records.payload(&header)?)?;
+            records.begun(&begin)?;
+            Ok((header.position, begin))
+        }
         Type::Error => Err(told(records.payload(&header)?)),
         kind => Err(unexpected(kind, "a begin record")),
     }
@@ -154,6 +158,7 @@ impl Session {
                 if begin.page_size != self.page_size {
                     return Err(Error::corrupt("stream: the page size changed in the middle"));
                 }
+                records.begun(&begin)?;
                 feeder.progress.catching_up(begin.pages);
             }
             Type::Error => return Err(told(payload)),

@@ -40,15 +40,16 @@ pub(super) fn run(
     until: Until,
 ) -> Result<()> {
     let size = PageSize::new(page_size.unwrap_or(0)).map_err(|e| e.within("Litestream-Page-Size of the upstream"))?;
-    let mut records = Records::new(Pump::start(body)?);
+    let silence = feeder.options.silence;
+    let mut records = Records::new(Pump::start(body, silence)?).silent_for(silence);
     feeder.progress.set_state(State::CatchingUp, Some("from an upstream of 2022".into()));
     let first = match first_record(feeder, &mut records, newest, until)? {
         Some(first) => first,
         None => return Ok(()),
     };
     let snapshot = first.kind == Type::Snapshot;
+    feeder.adopt(first.position.generation, snapshot, size)?;
     let new = feeder.is_new()?;
-    feeder.adopt(first.position.generation, snapshot)?;
     let mut log = Log::new(size, first.position.generation, if snapshot { None } else { feeder.position() });
     if new {
         let (position, pages, checksums) = bootstrap(feeder, &mut log, &mut records, &first)?;
@@ -85,7 +86,21 @@ fn first_record(
         feeder.stand(position, newest)?;
         return Ok(None);
     }
+    // Where it has to send a snapshot, it does so at once.
+    if feeder.position().is_some() && !wait_for_data(feeder, records) {
+        return Ok(None);
+    }
     records.header()?.map(Some).ok_or_else(ended)
+}
+
+/// Waits for as long as the upstream says nothing, which it does when it has nothing to say. False if the replica is to stop.
+fn wait_for_data(feeder: &Feeder, records: &mut Records<Pump>) -> bool {
+    while !records.has_more() && !records.body().has_data_within(PAUSE) {
+        if (feeder.stop)() {
+            return false;
+        }
+    }
+    true
 }
 
 /// Hands the pages of a snapshot to `write`, in runs.
@@ -158,19 +173,21 @@ struct Session {
 
 impl Session {
     fn go_on(&mut self, feeder: &mut Feeder, records: &mut Records<Pump>, until: Until) -> Result<()> {
+        let began = Instant::now();
         loop {
-            let paused = match self.from_snapshot {
-                Some(since) => has_paused(records, since),
-                None => !records.has_more() && !records.body().has_data_within(Duration::ZERO),
+            let paused = match (self.from_snapshot, until) {
+                (Some(since), _) => has_paused(records, since),
+                (None, Until::CaughtUp) => has_paused(records, began),
+                (None, Until::Stopped) => !records.has_more() && !records.body().has_data_within(Duration::ZERO),
             };
             if paused {
                 self.apply(feeder, self.newest)?;
                 feeder.count(records.bytes);
-                if until == Until::CaughtUp && !records.body().has_data_within(PAUSE) {
+                if until == Until::CaughtUp {
                     return Ok(());
                 }
             }
-            if (feeder.stop)() {
+            if (feeder.stop)() || !wait_for_data(feeder, records) {
                 return Ok(());
             }
             let Some(header) = records.header()? else {
@@ -333,10 +350,14 @@ struct Pump {
     chunks: Receiver<std::io::Result<Vec<u8>>>,
     current: Vec<u8>,
     at: usize,
+    /// How long nothing may come in the middle of a record.
+    silence: Duration,
+    /// What the stream failed with, once that was seen ahead.
+    failure: Option<std::io::Error>,
 }
 
 impl Pump {
-    fn start(mut body: Box<dyn Read + Send>) -> Result<Pump> {
+    fn start(mut body: Box<dyn Read + Send>, silence: Duration) -> Result<Pump> {
         let (sender, chunks) = sync_channel(8);
         let pump = move || loop {
             let mut chunk = vec![0; 64 << 10];
@@ -350,12 +371,12 @@ impl Pump {
             }
         };
         spawn("litestream-read", pump)?;
-        Ok(Pump { chunks, current: Vec::new(), at: 0 })
+        Ok(Pump { chunks, current: Vec::new(), at: 0, silence, failure: None })
     }
 
     /// Whether there is something to read, or comes within `time`. The end of the stream is something.
     fn has_data_within(&mut self, time: Duration) -> bool {
-        if self.at < self.current.len() {
+        if self.at < self.current.len() || self.failure.is_some() {
             return true;
         }
         match self.chunks.recv_timeout(time) {
@@ -363,7 +384,11 @@ impl Pump {
                 (self.current, self.at) = (chunk, 0);
                 true
             }
-            Ok(Err(_)) | Err(RecvTimeoutError::Disconnected) => true,
+            Ok(Err(error)) => {
+                self.failure = Some(error);
+                true
+            }
+            Err(RecvTimeoutError::Disconnected) => true,
             Err(RecvTimeoutError::Timeout) => false,
         }
     }
@@ -372,9 +397,18 @@ impl Pump {
 impl Read for Pump {
     fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
         if self.at >= self.current.len() {
-            // No limit: in this protocol an upstream with nothing to say says nothing.
-            let Ok(chunk) = self.chunks.recv() else { return Ok(0) };
-            (self.current, self.at) = (chunk?, 0);
+            if let Some(failure) = self.failure.take() {
+                return Err(failure);
+            }
+            let chunk = match self.chunks.recv_timeout(self.silence) {
+                Ok(chunk) => chunk?,
+                Err(RecvTimeoutError::Disconnected) => return Ok(0),
+                Err(RecvTimeoutError::Timeout) => {
+                    let message = format!("nothing came for {} ms in the middle of a record", self.silence.as_millis());
+                    return Err(std::io::Error::new(std::io::ErrorKind::TimedOut, message));
+                }
+            };
+            (self.current, self.at) = (chunk, 0);
         }
         let rest = self.current.get(self.at..).unwrap_or_default();
         let n = rest.len().min(out.len());

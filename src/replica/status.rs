@@ -3,6 +3,7 @@
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::attended::{ATTENTION, interrupted};
 use super::upstream_clock::Newest;
 use crate::base::{Error, Headway, Past, Position, Result, limits};
 use crate::sqlite::steady_since;
@@ -168,8 +169,8 @@ impl Progress {
         }
     }
 
-    /// Waits until the replica has reached `position`; whether it has before the time is over.
-    pub fn wait_for(&self, position: &Position, patience: Duration) -> Result<bool> {
+    /// Waits until the replica has reached `position`; whether it has before the time is over. Fails when `is_interrupted` says so.
+    pub fn wait_for(&self, position: &Position, patience: Duration, is_interrupted: &dyn Fn() -> bool) -> Result<bool> {
         let deadline = Instant::now() + patience;
         let mut inner = self.lock();
         loop {
@@ -189,7 +190,7 @@ impl Progress {
             let Some(left) = deadline.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) else {
                 return Ok(false);
             };
-            inner = self.changed.wait_timeout(inner, left).unwrap_or_else(PoisonError::into_inner).0;
+            inner = self.wait(inner, left.min(ATTENTION), is_interrupted)?;
         }
     }
 
@@ -203,8 +204,8 @@ impl Progress {
         self.lock().caught_up
     }
 
-    /// Waits until the first catch-up was applied or has failed.
-    pub(super) fn wait_caught_up(&self) -> Result<Position> {
+    /// Waits until the first catch-up was applied or has failed, or `is_interrupted` says so.
+    pub(super) fn wait_caught_up(&self, is_interrupted: &dyn Fn() -> bool) -> Result<Position> {
         let mut inner = self.lock();
         loop {
             if let (true, Some(position)) = (inner.caught_up, inner.position) {
@@ -213,8 +214,23 @@ impl Progress {
             if let Some(error) = &inner.ended {
                 return Err(error.clone());
             }
-            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            inner = self.wait(inner, ATTENTION, is_interrupted)?;
         }
+    }
+
+    /// Waits for a change, for `time` at most. Nobody is kept waiting while it is asked whether to go on.
+    fn wait<'p>(
+        &'p self,
+        inner: MutexGuard<'p, Inner>,
+        time: Duration,
+        is_interrupted: &dyn Fn() -> bool,
+    ) -> Result<MutexGuard<'p, Inner>> {
+        let (inner, waited) = self.changed.wait_timeout(inner, time).unwrap_or_else(PoisonError::into_inner);
+        if !waited.timed_out() {
+            return Ok(inner);
+        }
+        drop(inner);
+        if is_interrupted() { Err(interrupted()) } else { Ok(self.lock()) }
     }
 
     /// How far the catch-up is, if one is under way.

@@ -2,7 +2,7 @@
 
 use super::feeder::{Feeder, Until};
 use super::trust::Doubted;
-use super::{Opened, Upstream, session, session2022};
+use super::{Have, Opened, Upstream, session, session2022};
 use crate::base::{Kind, Result};
 use crate::format::record::NO_TIME;
 
@@ -10,19 +10,31 @@ use crate::format::record::NO_TIME;
 /// what it should, connects once more to have it mended.
 pub(super) fn run(feeder: &mut Feeder, upstream: &dyn Upstream, until: Until) -> Result<()> {
     loop {
-        let opened = upstream.open(feeder.have()?);
+        let have = feeder.have()?;
+        // One that does not know what a new replica has is none to ask again.
+        let is_new = have == Have::Nothing;
+        let opened = upstream.open(have);
         let is_open = opened.is_ok();
         let ended = opened.and_then(|opened| apply(feeder, opened, until));
         // A commit that the stream did not end.
         feeder.database.abandon();
         match ended {
-            Err(error) if error.kind() == Kind::Diverged => {
-                log::warn!("{error}");
+            Err(error) if error.kind() == Kind::Diverged && (is_open || !is_new) => {
                 // An upstream that does not know the position has not seen the content.
                 let doubted = if is_open { Doubted::Content } else { Doubted::Position };
+                match doubted {
+                    Doubted::Content => log::warn!("{error}"),
+                    Doubted::Position => log::info!("{error}"),
+                }
                 if !feeder.distrust(doubted, error.clone())? {
                     return Err(error);
                 }
+            }
+            Err(error) if error.kind() == Kind::Refused && !is_open && !is_new => {
+                if !feeder.gives_up_comparing()? {
+                    return Err(error);
+                }
+                log::info!("{error}");
             }
             ended => return ended,
         }

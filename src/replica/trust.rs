@@ -22,7 +22,7 @@ impl Feeder<'_> {
     /// What the replica has. Reads all of it unless it is known what it sums up to.
     pub fn have(&mut self) -> Result<Have> {
         self.compares = false;
-        if self.is_new()? {
+        if std::mem::take(&mut self.takes_everything) || self.is_new()? {
             return Ok(Have::Nothing);
         }
         if let Some(position) = self.position {
@@ -31,7 +31,7 @@ impl Feeder<'_> {
             }
             return Ok(Have::Position(position));
         }
-        if !self.same_upstream && !self.options.overwrite && self.lineage.is_none() {
+        if !self.same_upstream && self.lineage.is_none() && !self.may_be_replaced()? {
             return Err(self.belongs_to_another());
         }
         // Between here and the next durable position, what the file holds is no state that an older one speaks of.
@@ -39,7 +39,11 @@ impl Feeder<'_> {
         // A recovery would end before a frame that was damaged, and the commit that mends its page comes after it.
         self.database.mend_wal(self.stop)?;
         self.compares = true;
-        let why = self.distrust.as_ref().map_or("a state that is not known", |_| "a state that is not the upstream's");
+        let why = match self.distrust {
+            None => "a state that is not known",
+            Some((Doubted::Position, _)) => "a position that the upstream does not know",
+            Some((Doubted::Content, _)) => "a state that is not the upstream's",
+        };
         self.progress.set_state(State::CatchingUp, Some(format!("from {why}, page by page")));
         let page_size = self.database.page_size()?;
         Ok(Have::Pages(PageSums::of(self.database.read_checksums()?, page_size)))
@@ -73,8 +77,20 @@ impl Feeder<'_> {
             self.database.forget_published();
             self.database.set_checksums(None);
         }
-        self.distrust = Some((doubted, why));
+        // What its content was found to be stays so until it was mended.
+        if doubted == Doubted::Content || self.distrust.is_none() {
+            self.distrust = Some((doubted, why));
+        }
         Ok(!self.compares && self.mended_at.is_none_or(|at| at.elapsed() > limits::RETRY_MAX))
+    }
+
+    /// The upstream cannot compare what the replica has. Whether it is asked for everything next: if what is there may be replaced.
+    pub fn gives_up_comparing(&mut self) -> Result<bool> {
+        if !self.compares || !self.may_be_replaced()? {
+            return Ok(false);
+        }
+        self.takes_everything = true;
+        Ok(true)
     }
 
     /// Adds page 1 to a commit that takes a database over as it is, if only the read-only mark of it is not as it should be:
@@ -93,9 +109,9 @@ impl Feeder<'_> {
         let Some((doubted, why)) = self.distrust.take() else { return };
         self.mended_at = Some(Instant::now());
         let name = self.database.connection.path().display();
-        if doubted == Doubted::Position && pages == 0 {
-            // An upstream that was killed asks everybody what they have.
-            log::info!("{name}: it holds what the upstream does: {why}");
+        if doubted == Doubted::Position {
+            // An upstream that was killed asks everybody what they have. What was sent are the commits since, as far as anybody knows.
+            log::info!("{name}: up to date by {pages} pages, found by their checksums: {why}");
             return;
         }
         log::warn!("{name}: {pages} pages mended: {why}");

@@ -1,6 +1,7 @@
 //! Where a replica gets its stream from.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use super::upstream_clock::UpstreamClock;
 use crate::base::{PageSize, Position, Result};
@@ -50,12 +51,15 @@ pub trait Upstream: Send + Sync {
     fn open(&self, have: Have) -> Result<Opened>;
 
     /// Has the pages of a replica at `position` compared with the upstream's.
-    fn compare(&self, have: &PageSums, position: Option<Position>) -> Result<Compared>;
+    fn compare(&self, have: PageSums, position: Option<Position>) -> Result<Compared>;
+
+    /// The same upstream, with requests of its own: what ends those of the one does not end those of the other.
+    fn another(&self) -> Arc<dyn Upstream>;
 
     /// Makes a read of the stream that is open, if one is, return with an error at once.
     fn interrupt(&self);
 
-    /// Makes an `open` or a read that is blocked return with an error at once, and all later ones fail.
+    /// Makes an `open`, a `compare` or a read that is blocked return with an error at once, and all later ones fail.
     fn shutdown(&self);
 }
 

@@ -127,6 +127,7 @@ pub(super) fn code(error: &Error) -> c_int {
         Kind::Internal => 2,
         Kind::Busy | Kind::Taken => 5,
         Kind::ReadOnly => 8,
+        Kind::Interrupted => 9,
         Kind::Io => 10,
         Kind::Corrupt | Kind::Diverged => 11,
         Kind::CantOpen => 14,

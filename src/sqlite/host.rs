@@ -88,6 +88,15 @@ impl Host {
         })
     }
 
+    /// Whether the application has asked for the end of what runs on this connection (`sqlite3_interrupt`), a function of ours
+    /// included. To be asked in the thread of the call only.
+    ///
+    /// While a statement runs, SQLite refuses to run another one after that. `sqlite3_is_interrupted` says the same, from 3.41.0 on.
+    pub fn is_interrupted(self) -> bool {
+        const INTERRUPT: c_int = 9;
+        query_text(self.db, c"SELECT 1").is_err_and(|rc| rc & 0xff == INTERRUPT)
+    }
+
     /// A PASSIVE checkpoint of `schema` on this connection; None when another is running.
     pub fn checkpoint(self, schema: &str) -> Result<Option<Checkpointed>> {
         let name = c_name(schema)?;

@@ -57,6 +57,8 @@ pub fn lines_of(output: impl Read + Send + 'static) -> Receiver<String> {
 pub enum Signal {
     /// Stops it where it is; the kernel keeps its sockets and locks.
     Stop,
+    /// Asks it to end what it does, as a person does at a terminal.
+    Interrupt,
     /// Lets it go on.
     Continue,
 }
@@ -68,6 +70,7 @@ pub fn signal(pid: u32, signal: Signal) {
         match signal {
             Signal::Stop => "STOP",
             Signal::Continue => "CONT",
+            Signal::Interrupt => "INT",
         },
     );
 }

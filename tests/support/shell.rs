@@ -126,6 +126,19 @@ impl Shell {
         if errors.is_empty() { Ok(rows.join("\n")) } else { Err(errors.join("\n")) }
     }
 
+    /// What a shell still says that ends by itself.
+    pub fn ended(self) -> Vec<String> {
+        let start = Instant::now();
+        let mut lines = Vec::new();
+        loop {
+            match self.lines.recv_timeout(PATIENCE.saturating_sub(start.elapsed())) {
+                Ok(line) => lines.push(line),
+                Err(RecvTimeoutError::Disconnected) => return lines,
+                Err(why) => panic!("{}: {}; it had said {lines:?}", self.database.display(), gone(why)),
+            }
+        }
+    }
+
     fn end_of_answer(&self) -> String {
         format!("--end-of-answer-{}--", self.questions)
     }
