@@ -13,7 +13,7 @@ use super::status::{Progress, State};
 use super::trust::Doubted;
 use super::{Upstream, stream};
 use crate::base::{Error, Kind, Position, Result, limits};
-use crate::sqlite::{guarded, random_bytes, spawn};
+use crate::sqlite::{guarded, join, random_bytes, spawn};
 
 /// Catches the database at `path` up with `upstream`, once, and tells `progress` of it. Returns the position reached.
 pub fn pull(
@@ -141,7 +141,7 @@ impl Follower {
         self.upstream.shutdown();
         self.orders.wake();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = thread.join();
+            join(thread);
         }
     }
 }
@@ -164,10 +164,13 @@ fn run(
     let mut feeder = Feeder::open(path, vfs, upstream, options, progress, &orders.relay, &stopped)?;
     let mut pause = limits::RETRY_MIN;
     while !stopped() {
+        feeder.check_in_place()?;
         let (began, commits) = (Instant::now(), progress.commits());
         let ended = stream::run(&mut feeder, upstream, Until::Stopped);
         // What was applied is kept whatever ended the stream. A storage that fails now may not fail later.
         let kept = feeder.is_new().and_then(|new| if new { Ok(()) } else { feeder.make_durable() });
+        // The file at the path is another one now, of which nothing is known.
+        feeder.check_in_place()?;
         if stopped() {
             return kept.and_then(|()| feeder.end());
         }
