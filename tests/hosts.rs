@@ -6,6 +6,7 @@ mod support;
 use std::fs::File;
 use std::os::unix::fs::symlink;
 use std::path::Path;
+use std::sync::{Arc, OnceLock};
 
 use support::*;
 
@@ -78,6 +79,47 @@ fn a_database_that_a_second_sqlite_of_the_process_has_open_is_neither_served_nor
     );
 }
 
+/// The storage of the process that is to end.
+static DISK: OnceLock<Arc<Disk>> = OnceLock::new();
+
+/// Ends the process with another code if its VFS was called.
+extern "C" fn require_no_calls() {
+    let calls = DISK.get().map(|disk| disk.calls()).unwrap_or_default();
+    // A look of a thread that has not ended yet takes locks of the wal-index.
+    let called: Vec<_> = calls.iter().filter(|(call, _)| !matches!(call, Call::ShmLock | Call::ShmMap)).collect();
+    if !called.is_empty() {
+        eprintln!("called at the end of the process: {called:?}");
+        #[allow(unsafe_code)]
+        // SAFETY: ends the process at once, and runs nothing of it.
+        unsafe {
+            libc::_exit(9)
+        };
+    }
+}
+
+#[test]
+fn the_end_of_a_process_calls_no_vfs_of_the_host() {
+    in_its_own_process!("the_end_of_a_process_calls_no_vfs_of_the_host", |folder| {
+        #[allow(unsafe_code)]
+        // SAFETY: the function lives as long as the process. What is registered first runs last, after the library's.
+        unsafe {
+            libc::atexit(require_no_calls)
+        };
+        let disk = DISK.get_or_init(|| Disk::of(&folder.join("app.db")));
+        let app = disk.open();
+        app.run("PRAGMA journal_mode = wal; CREATE TABLE t(x)");
+        let own: String = app.ask("SELECT litestream_serve('127.0.0.1:0')");
+        let mut copy = following(&folder.join("copy.db"), &own);
+        app.run("INSERT INTO t VALUES (1)");
+        let position: String = app.ask("SELECT litestream_position()");
+        assert_eq!(copy.ask(&format!("SELECT litestream_wait('{position}', 60000)")), "1");
+        // Nothing fails; from here on calls are counted.
+        disk.fail(Fault { call: Call::Open, nth: usize::MAX, lasting: false, short: false });
+        // Its connection stays open, as it does where an interpreter ends with it.
+        std::mem::forget(app);
+    });
+}
+
 /// Waits until the database is not served any more, and gives the reason.
 fn until_stalled(app: &rusqlite::Connection) -> String {
     until("the primary is stalled", || match app.ask::<String>("SELECT state FROM litestream_status") {
@@ -127,7 +169,7 @@ fn a_primary_whose_wal_is_removed_under_it_stops() {
             std::fs::remove_file(folder.join(name)).unwrap();
         }
         let reason = until_stalled(&app);
-        assert!(reason.contains("was removed while it was in use"), "{reason}");
+        assert!(reason.contains("was removed or renamed while it was in use"), "{reason}");
     });
 }
 

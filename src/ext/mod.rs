@@ -27,7 +27,7 @@ mod verify;
 use std::sync::{Arc, Weak};
 
 use crate::base::{Error, Kind, Result};
-use crate::sqlite::{Call, Host, Output, Value, define_function, define_table};
+use crate::sqlite::{Call, Host, Output, Value, close_left_open, define_function, define_table};
 use registry::{Registry, registry};
 use session::Session;
 
@@ -75,6 +75,7 @@ fn answer(body: Function, call: &Call, session: &Weak<Session>) -> Result<Output
     let session =
         session.upgrade().ok_or_else(|| Error::new(Kind::Internal, "litestream: this connection is closing"))?;
     let done = body(call, &session, registry()?);
+    close_left_open();
     logging::hand_over();
     done
 }

@@ -200,6 +200,13 @@ impl Registry {
         Some(served.url)
     }
 
+    /// Ends serving the database at `path` where its files were replaced, so that it can be served anew.
+    pub fn stop_if_lost(&self, path: &Path) {
+        if self.primary(path).is_some_and(|primary| primary.is_stopped()) {
+            self.stop_serving(path);
+        }
+    }
+
     /// Keeps in mind that a call let go of the database at `path`.
     pub fn lets_go(&self, path: &Path, doing: Doing) {
         self.running().let_go.insert((path.to_path_buf(), doing));
@@ -260,6 +267,16 @@ pub fn file_of(host: Host, schema: &str, doing: &str) -> Result<PathBuf> {
         )
     })?;
     check_not_inherited(&path)?;
+    if host.has_moved(schema)? {
+        let name = path.display();
+        return Err(Error::new(
+            Kind::Refused,
+            format!(
+                "litestream: {name} was replaced, renamed or removed since this connection opened it; close the connection \
+                 and open a new one"
+            ),
+        ));
+    }
     Ok(path)
 }
 

@@ -53,6 +53,7 @@ pub fn begin(host: Host, session: &Session, registry: &Registry, mut options: Op
     let relays = registry.follower(&path).is_some();
     check_servable(host, &schema, &path.display().to_string(), relays)?;
     host.share_close_settings(&schema, &path);
+    registry.stop_if_lost(&path);
     let mut running = registry.running();
     if let Some(served) = running.served.get(&path) {
         return match difference(served, &address, serving, &mut options)? {

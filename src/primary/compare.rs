@@ -28,11 +28,6 @@ impl Primary {
         self.with_all_read(|core| compare(core, theirs, position))
     }
 
-    /// What the database sums up to now.
-    pub fn checksum(&self) -> Result<u64> {
-        self.with_all_read(|core| core.map.total().unwrap_or_default())
-    }
-
     /// Calls `then` when the checksum of every page is known.
     fn with_all_read<T>(&self, then: impl Fn(&Core) -> T) -> Result<T> {
         loop {
@@ -44,6 +39,7 @@ impl Primary {
 
     /// Reads some pages whose checksum is not known, and calls `then` if there are none left.
     pub(super) fn with_more_read<T>(&self, then: impl Fn(&Core) -> T) -> Result<Option<T>> {
+        self.check_serving()?;
         let mut core = self.lock_core();
         self.reading(&mut core, |core, places| core.read_unread(places, AT_ONCE))?;
         Ok((core.map.unread() == 0).then(|| then(&core)))

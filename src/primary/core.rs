@@ -11,7 +11,7 @@ use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Positio
 use crate::format::page_file::Mark;
 use crate::format::wal::Salts;
 use crate::sqlite::{Connection, OpenMode, needs_all_locks_to_recover, random_bytes, steady_ms, version};
-use crate::store::{State, Watch, page_of, page_size, pages, state, valid_state};
+use crate::store::{HeaderWatch, State, Watch, page_of, page_size, pages, state, valid_state};
 
 /// How long a writer is given to publish a commit that it has begun to publish.
 const PUBLISHED: Duration = Duration::from_millis(20);
@@ -47,6 +47,8 @@ pub(super) struct Core {
     /// Looks at the wal-index and reads the WAL; the hold is its.
     pub(super) watcher: Connection,
     pub(super) watch: Watch,
+    /// Notices writes to the database file that are no checkpoint's.
+    header: HeaderWatch,
     /// Whether the hold was let go of since the last look.
     pub(super) unwatched: bool,
     /// Whether every page is to be compared with the map, which does not know of all that has changed.
@@ -60,8 +62,9 @@ pub(super) struct Core {
     pub map: PageMap,
     /// Changes after this are in the map. What a replica at an earlier position has is not known.
     pub(super) floor: Lsn,
-    /// How many pages were found to have changed without a commit.
+    /// How many pages were found to have changed without a commit, and the first of them.
     pub(super) unexplained: u64,
+    pub(super) overwritten: Option<Pgno>,
     /// For a database that is a replica itself: when its position was the newest, by this process' clock.
     pub(super) origin_time: Option<i64>,
     /// When the last look at the wal-index began.
@@ -118,11 +121,13 @@ impl Core {
             map: PageMap::new(0, page_size),
             floor: Lsn::ZERO,
             unexplained: 0,
+            overwritten: None,
             origin_time: None,
             look_began: Cell::new(looked),
             looked,
             watcher,
             watch,
+            header: HeaderWatch::default(),
             unwatched: false,
             uncompared: false,
             reader,
@@ -163,6 +168,7 @@ impl Core {
             return Ok(self.position);
         }
         let header = self.look()?.header;
+        self.watcher.check_in_place()?;
         Ok(self.position_after(header.salts, header.last))
     }
 
@@ -216,9 +222,21 @@ impl Core {
         if !self.is_news(state) {
             return self.watch.settle(&self.watcher).map(|()| None);
         }
+        // Looked at after the wal-index: what is new was written to the file that is open here.
+        self.check_file()?;
         match self.origin_time {
             None => self.advance(state, self.position_after(state.header.salts, state.header.last)),
             Some(_) => self.check_restarted(state).map(|()| None),
+        }
+    }
+
+    /// Fails if the database is not the file at its path any more, or a program other than SQLite has written to it.
+    pub fn check_file(&mut self) -> Result<()> {
+        self.watcher.check_in_place()?;
+        match self.origin_time {
+            // Whoever feeds a replica looks for itself.
+            Some(_) => Ok(()),
+            None => self.header.check(&self.watcher),
         }
     }
 
@@ -340,6 +358,9 @@ impl Core {
 impl Drop for Core {
     /// SQLite keeps the locks of a connection that closes if the process has others to the same database.
     fn drop(&mut self) {
+        if !self.watcher.is_usable() {
+            return;
+        }
         if let Err(error) = self.watch.let_go(&self.watcher) {
             log::warn!("{error}");
         }

@@ -62,6 +62,7 @@ impl Resend {
         let reader = Connection::open(primary.path(), primary.vfs(), OpenMode::Existing)?;
         let mut core = primary.lock_core();
         reader.pin()?;
+        reader.check_same(&core.watcher)?;
         primary.reading(&mut core, |core, places| self.begin(primary, core, places, reader))
     }
 

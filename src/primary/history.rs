@@ -36,6 +36,11 @@ pub(super) struct Reserve {
 }
 
 impl Reserve {
+    /// Has the next [`Reserve::keep_up`] set indexes aside again: what says which are is gone.
+    pub fn forget(&mut self) {
+        self.end = 0;
+    }
+
     /// Sets aside indexes for a run that begins, before any is given out. What the run before kept is used up.
     pub fn begin(sidecar: &Sidecar, core: &Core) -> Result<Reserve> {
         let mut reserve = Reserve { end: 0 };
@@ -102,6 +107,7 @@ impl Core {
 
     /// Keeps what is known, for the next run.
     pub(super) fn save(&mut self, sidecar: &Sidecar) -> Result<()> {
+        self.reader.check_in_place()?;
         self.reading(|_, _| Ok(()), |core, places| core.read_unread(places, READ_AT_END))?;
         let (position, seen) = (self.position(), self.seen());
         let header =

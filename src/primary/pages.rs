@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use bytes::Bytes;
 
 use super::core::{Core, News};
-use crate::base::{FrameNo, Pgno, Result, limits};
+use crate::base::{Error, FrameNo, Kind, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::record;
 use crate::format::wal::{FRAME_HEADER_SIZE, frame_offset, frame_size};
@@ -125,7 +125,7 @@ impl Core {
         let (size, start) = (self.page_size().bytes(), out.len());
         self.read_places(found, out)?;
         for (pgno, image) in pages.iter().zip(out.get(start..).unwrap_or_default().chunks_exact(size)) {
-            self.note_read(*pgno, PageChecksum::of(*pgno, image));
+            self.note_read(*pgno, PageChecksum::of(*pgno, image))?;
         }
         Ok(())
     }
@@ -147,18 +147,28 @@ impl Core {
         Ok(())
     }
 
-    fn note_read(&mut self, pgno: Pgno, checksum: PageChecksum) {
-        let now = self.lsn();
+    /// A page that has changed without a commit is sent to nobody: nothing says that the rest of the file is what it was.
+    fn note_read(&mut self, pgno: Pgno, checksum: PageChecksum) -> Result<()> {
         if self.map.checksum(pgno).is_some_and(|known| known != checksum) {
-            let name = self.reader.path().display();
-            log::warn!(
-                "{name}: page {} has changed without a commit; is something else writing to the file?",
-                pgno.get()
-            );
             self.unexplained += 1;
-            self.map.read_unwatched(pgno, checksum, now);
+            self.overwritten.get_or_insert(pgno);
+            return self.check_overwritten();
         }
         self.map.read(pgno, checksum);
+        Ok(())
+    }
+
+    /// Fails if a page was found to have changed without a commit.
+    pub fn check_overwritten(&self) -> Result<()> {
+        let Some(pgno) = self.overwritten else { return Ok(()) };
+        let (name, pgno) = (self.reader.path().display(), pgno.get());
+        Err(Error::new(
+            Kind::Refused,
+            format!(
+                "litestream: {name}: page {pgno} has changed without a commit: the file was written to by a program other \
+                 than SQLite, or its disk fails; call litestream_stop(), run PRAGMA integrity_check, and serve it again"
+            ),
+        ))
     }
 
     /// Where the newest image of each page is, as of what has been seen.

@@ -17,7 +17,7 @@ use super::replicas::{ReplicaRow, Replicas};
 use super::tail::Tail;
 use crate::base::{Error, FrameNo, PageSize, Past, Position, Result, limits};
 use crate::format::wal::{frame_offset, frame_size};
-use crate::sqlite::{Connection, Doorbell, Host, OpenMode, steady_ms, steady_since};
+use crate::sqlite::{Connection, Doorbell, Host, OpenMode, join, steady_ms, steady_since};
 use crate::store::{Sidecar, SidecarLock, beside};
 
 /// How long a writer that has just checkpointed waits for the tail to end its look, so that the WAL is not checkpointed again.
@@ -106,7 +106,7 @@ pub struct Primary {
 pub(super) enum Role {
     /// One that is written to here, and nobody else may serve.
     Primary {
-        #[expect(dead_code, reason = "held until dropped")]
+        /// Keeps other processes from serving it.
         lock: SidecarLock,
         /// Wakes the tail.
         bell: Arc<Doorbell>,
@@ -284,7 +284,7 @@ impl Primary {
             if let Role::Primary { bell, .. } = &self.role {
                 bell.ring_anyway();
             }
-            let _ = thread.join();
+            join(thread);
         }
     }
 
@@ -299,6 +299,14 @@ impl Primary {
             Some(error) => Err(error.clone()),
             None if self.is_stopped() => Err(Error::usage("the primary has stopped serving this database")),
             None => Ok(()),
+        }
+    }
+
+    /// Sees that no other process can serve it, as [`SidecarLock::keep`] does.
+    pub(super) fn keep_lock(&self) -> Result<bool> {
+        match &self.role {
+            Role::Primary { lock, .. } => lock.keep(),
+            Role::Relay(_) => Ok(false),
         }
     }
 

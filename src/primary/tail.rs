@@ -10,7 +10,7 @@ use super::checkpoints::Checkpointer;
 use super::core::Core;
 use super::history::Reserve;
 use super::rest::{CHECKPOINT_ENDS, Rest, Scene};
-use crate::base::{Position, Result};
+use crate::base::{Error, Kind, Position, Result};
 use crate::sqlite::{Connection, Doorbell, guarded, spawn};
 use crate::store::{Alone, Sidecar, State, beside};
 
@@ -94,7 +94,7 @@ impl Tail {
         reserve: Reserve,
     ) -> Result<Tail> {
         let reached = primary.lock_core().position();
-        let alone = Alone::begin(primary.path())?;
+        let alone = Alone::begin(&brake)?;
         let files = [beside(primary.path(), "-wal"), primary.path().to_path_buf()];
         Ok(Tail {
             primary,
@@ -122,13 +122,24 @@ impl Tail {
     fn run(mut self) {
         let mut gather = GATHER;
         while !self.primary.is_stopped() {
-            if let Some(Err(error)) = self.alone.as_mut().map(Alone::check) {
-                // Nothing is known from here on, and so nothing is kept.
-                return self.primary.lose(error);
+            if let Some(Err(error)) = self.alone.as_mut().map(|alone| alone.check(&self.brake)) {
+                return self.lose(error);
+            }
+            match self.primary.keep_lock() {
+                Ok(false) => {}
+                Ok(true) => self.make_sidecar_again(),
+                // The sidecar is another's.
+                Err(error) => return self.primary.lose(error),
             }
             let turn = guarded(|| self.turn());
             let failed = turn.is_err();
             self.failing_since = if failed { self.failing_since.or_else(|| Some(Instant::now())) } else { None };
+            match &turn {
+                // Another file, or another content.
+                Err(error) if error.kind() == Kind::Refused => return self.lose(error.clone()),
+                Err(_) => self.alone.iter_mut().for_each(Alone::doubt),
+                Ok(_) => {}
+            }
             match self.primary.noted(turn).flatten() {
                 Some(commits) => {
                     self.rest.found();
@@ -151,6 +162,18 @@ impl Tail {
         // From here on it is not known whether a position is still that of the database.
         self.primary.noted(self.sidecar.forget_position());
         self.primary.lock_core().save(&self.sidecar)
+    }
+
+    /// Writes what else was in the sidecar.
+    fn make_sidecar_again(&mut self) {
+        self.reserve.forget();
+        self.primary.noted(self.sidecar.show_position(&self.last_position));
+    }
+
+    /// Ends serving: what is read here is not what others write. Nothing is known from here on, and so nothing is kept.
+    fn lose(&self, error: Error) {
+        self.primary.noted(self.sidecar.forget_position());
+        self.primary.lose(error);
     }
 
     /// Lets commits gather; but a checkpoint that may come any moment must not be slept through.
@@ -183,6 +206,8 @@ impl Tail {
         let before = primary.commits.load(Relaxed);
         let is_ours = std::mem::replace(&mut self.copies, self.checkpointer.is_running());
         let mut core = primary.lock_core();
+        core.check_overwritten()?;
+        core.check_file()?;
         let news = primary.counters.syncs.time(|| primary.look(&mut core))?;
         let state = core.look()?;
         if core.holds_others_up(&state) {

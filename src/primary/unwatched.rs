@@ -25,6 +25,7 @@ impl Core {
 
     /// Holds the WAL again, and takes in what has happened.
     pub(super) fn take_back(&mut self) -> Result<Option<News>> {
+        self.check_file()?;
         self.watch.forbid_restart(&self.watcher)?;
         let state = valid_state(&self.reader)?;
         if self.uncompared {

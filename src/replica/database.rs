@@ -87,7 +87,7 @@ impl Database {
     pub fn require_alone(&self) -> Result<()> {
         self.connection.pin()?;
         self.connection.unpin();
-        Alone::begin(self.connection.path()).map(drop).inspect_err(|_| self.connection.leave_wal_on_close())
+        Alone::begin(&self.connection).map(drop).inspect_err(|_| self.connection.leave_wal_on_close())
     }
 
     /// What the file holds.
@@ -421,6 +421,8 @@ fn begin<'c>(
     is_kept: bool,
     stop: &dyn Fn() -> bool,
 ) -> Result<WalWriter<'c>> {
+    // Frames for a WAL that is not there any more would be announced in a wal-index that may be.
+    connection.check_in_place()?;
     if is_kept {
         return WalWriter::resume(connection, size);
     }

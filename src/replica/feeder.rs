@@ -15,7 +15,7 @@ use super::trust::Doubted;
 use super::upstream_clock::Newest;
 use crate::base::{Error, Generation, Kind, Lsn, PageSize, Position, Result, limits};
 use crate::format::page_file::Header;
-use crate::store::{Alone, Checksums, Sidecar, SidecarLock};
+use crate::store::{Alone, Checksums, HeaderWatch, Sidecar, SidecarLock};
 
 /// How often the position of a busy replica is made durable. In between it is behind, never ahead.
 const DURABLE_EVERY: Duration = Duration::from_secs(5);
@@ -78,7 +78,8 @@ pub(super) struct Feeder<'p> {
     /// Whether the locks of this process hold. None before the WAL is open.
     pub(super) alone: Option<Alone>,
     pub(super) audit: Option<Audit>,
-    _lock: SidecarLock,
+    header: HeaderWatch,
+    lock: SidecarLock,
 }
 
 /// What ended a stream that did not fail.
@@ -127,7 +128,8 @@ impl<'p> Feeder<'p> {
             url: upstream.url().to_string(),
             alone: None,
             audit: None,
-            _lock: lock,
+            header: HeaderWatch::default(),
+            lock,
         };
         feeder.check_content()?;
         if !feeder.is_new()? {
@@ -360,12 +362,24 @@ impl<'p> Feeder<'p> {
         Ok(())
     }
 
-    /// Fails if another SQLite of this process may have dropped the locks that commits are written under.
+    /// Fails if the replica is not the file at its path any more.
+    pub fn check_in_place(&self) -> Result<()> {
+        self.database.connection.check_in_place()
+    }
+
+    /// Fails if commits would go to a file that is not the one at the path, or another SQLite of this process may have dropped
+    /// the locks that they are written under. Makes the sidecar again where it was removed.
     fn check_locks(&mut self) -> Result<()> {
-        match &mut self.alone {
-            Some(alone) => alone.check(),
-            none => Alone::begin(self.database.connection.path()).map(|alone| *none = alone),
+        if self.lock.keep()? {
+            (self.same_upstream, self.durable) = (false, None);
+            self.belong()?;
         }
+        let connection = &self.database.connection;
+        match &mut self.alone {
+            Some(alone) => alone.check(connection),
+            none => Alone::begin(connection).map(|alone| *none = alone),
+        }?;
+        self.header.check(connection)
     }
 
     /// The same, if it was not done for a while.

@@ -14,7 +14,7 @@ use super::status::{Progress, State};
 use super::trust::Doubted;
 use super::{Upstream, stream};
 use crate::base::{Error, Kind, Position, Result, limits};
-use crate::sqlite::{guarded, random_bytes, spawn};
+use crate::sqlite::{guarded, join, random_bytes, spawn};
 
 /// Catches the database at `path` up with `upstream`, once, and tells `progress` of it. Returns the position reached. Ends, with
 /// an error, when `is_interrupted` says so.
@@ -157,7 +157,7 @@ impl Follower {
         self.upstream.shutdown();
         self.orders.wake();
         if let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            let _ = thread.join();
+            join(thread);
         }
     }
 }
@@ -181,10 +181,13 @@ fn run(
     let mut pause = limits::RETRY_MIN;
     let called = Instant::now();
     while !stopped() {
+        feeder.check_in_place()?;
         let (began, commits, connections) = (Instant::now(), progress.commits(), progress.connections());
         let ended = stream::run(&mut feeder, upstream, Until::Stopped);
         // A storage that fails now may not fail later.
         let kept = feeder.keep();
+        // The file at the path is another one now, of which nothing is known.
+        feeder.check_in_place()?;
         if stopped() {
             return kept.and_then(|()| feeder.end());
         }

@@ -11,8 +11,10 @@ use sqlite3ext_sys::{sqlite3, sqlite3_file, sqlite3_stmt};
 
 use super::api::{call, failure};
 use super::file::File;
+use super::place::Opened;
+use super::process::is_exiting;
 use super::shm::WalIndex;
-use crate::base::{Error, Result};
+use crate::base::{Error, Kind, Result};
 
 const OK: c_int = 0;
 const ROW: c_int = 100;
@@ -23,10 +25,20 @@ const OPEN_FULLMUTEX: c_int = 0x1_0000;
 /// Where the host has switched on a cache shared by all connections, ours would read and lock through it, too.
 const OPEN_PRIVATECACHE: c_int = 0x4_0000;
 const FCNTL_FILE_POINTER: c_int = 7;
+const FCNTL_HAS_MOVED: c_int = 20;
 const FCNTL_JOURNAL_POINTER: c_int = 28;
 pub(super) const FCNTL_PERSIST_WAL: c_int = 10;
 pub(super) const DBCONFIG_NO_CKPT_ON_CLOSE: c_int = 1006;
 const CHECKPOINT_PASSIVE: c_int = 0;
+
+/// The VFS that SQLite brings along. Any other may be code of the host, written in any language.
+const NATIVE_VFS: [&CStr; 6] = [c"unix", c"unix-excl", c"unix-none", c"unix-dotfile", c"win32", c"win32-longpath"];
+
+/// How often a page is compared with its halves before they count as different.
+const PLAIN_TRIES: u32 = 3;
+
+/// Connections that could not be closed where they were dropped.
+static LEFT_OPEN: Mutex<Vec<LeftOpen>> = Mutex::new(Vec::new());
 
 /// Whether a missing file is an error or created.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,7 +69,21 @@ pub struct Connection {
     /// The shared memory mapped so far. Asking SQLite for it takes a mutex that every lock of the process needs.
     regions: RefCell<Vec<NonNull<u8>>>,
     path: PathBuf,
+    opened: Opened,
+    is_native: bool,
+    /// Whether the VFS is known to leave what it reads as it is.
+    is_plain: Cell<bool>,
 }
+
+/// A connection whose files are not at their paths any more. SQLite says so in its log when it is closed, and the host's log
+/// callback is only called from a call of the host.
+struct LeftOpen {
+    db: *mut sqlite3,
+    pin: *mut sqlite3_stmt,
+}
+
+// SAFETY: as for `Connection`, whose handle and statement these were.
+unsafe impl Send for LeftOpen {}
 
 thread_local! {
     /// Whether this thread is just opening a connection of the library.
@@ -85,6 +111,9 @@ impl Connection {
             pinned: Cell::new(false),
             regions: RefCell::default(),
             path: path.to_path_buf(),
+            opened: Opened::new(path),
+            is_native: NATIVE_VFS.contains(&vfs),
+            is_plain: Cell::new(NATIVE_VFS.contains(&vfs)),
         };
         OPENING.set(true);
         // SAFETY: both strings are NUL-terminated and outlive the call; the handle is closed by Drop even when opening
@@ -98,6 +127,8 @@ impl Connection {
             return Err(connection.failure("opening it", rc));
         }
         connection.require_mutexes()?;
+        connection.opened.note_database();
+        connection.check_unmoved()?;
         // SAFETY: the handle is open; sqlite3_busy_timeout takes any number of milliseconds.
         unsafe { call!(busy_timeout(connection.db, 1000)) };
         connection.execute(c"PRAGMA wal_autocheckpoint=0")?;
@@ -124,14 +155,93 @@ impl Connection {
 
     /// Runs statements that give no rows anybody wants.
     pub fn execute(&self, sql: &CStr) -> Result<()> {
+        self.check_in_place()?;
         // SAFETY: the handle is open, the text NUL-terminated; no callback and no error string are asked for.
         let rc = unsafe { call!(exec(self.db, sql.as_ptr(), None, ptr::null_mut(), ptr::null_mut())) };
-        if rc == OK { Ok(()) } else { Err(self.failure(sql.to_string_lossy(), rc)) }
+        if rc == OK { self.note_log() } else { Err(self.failure(sql.to_string_lossy(), rc)) }
     }
 
     /// First column of the first row of a query, as text.
     pub fn query_text(&self, sql: &CStr) -> Result<Option<String>> {
-        query_text(self.db, sql).map_err(|rc| self.failure(sql.to_string_lossy(), rc))
+        self.check_in_place()?;
+        let text = query_text(self.db, sql).map_err(|rc| self.failure(sql.to_string_lossy(), rc))?;
+        self.note_log().map(|()| text)
+    }
+
+    /// Fails if the database, its WAL or its wal-index is not the file at its path any more; and at the end of the process, if
+    /// SQLite might call something of the host.
+    pub fn check_in_place(&self) -> Result<()> {
+        if !self.is_usable() {
+            return Err(Error::new(Kind::Refused, "litestream: the process ends"));
+        }
+        self.opened.check()
+    }
+
+    /// Whether SQLite may be called with it: at the end of the process, not if that might call something of the host.
+    pub fn is_usable(&self) -> bool {
+        !is_exiting() || self.can_close()
+    }
+
+    /// Fails unless `other` has the same database and the same WAL open.
+    pub fn check_same(&self, other: &Connection) -> Result<()> {
+        self.check_in_place()?;
+        match self.opened.is_same(&other.opened) {
+            true => Ok(()),
+            false => Err(Error::new(
+                Kind::Refused,
+                format!("litestream: {} was replaced by another file while it was in use", self.path.display()),
+            )),
+        }
+    }
+
+    /// Fails if SQLite says that the file it opened is not the one at the path. A VFS may not know.
+    fn check_unmoved(&self) -> Result<()> {
+        if !has_moved(self.db, c"main") {
+            return Ok(());
+        }
+        let name = self.path.display();
+        Err(Error::new(Kind::Busy, format!("litestream: {name} was replaced while it was being opened; try again")))
+    }
+
+    /// Notes which WAL was opened, if one was just now.
+    fn note_log(&self) -> Result<()> {
+        if self.opened.has_log() || self.wal().is_err() {
+            return Ok(());
+        }
+        self.opened.note_log();
+        // The WAL was opened by name, after the database.
+        self.check_unmoved()
+    }
+
+    /// Fails if the VFS changes what it reads, such as one that encrypts pages or gives each a checksum. SQLite reads such a
+    /// file page by page, and this library reads and writes many pages, or a part of one, at once.
+    pub fn require_plain_pages(&self, page_bytes: usize) -> Result<()> {
+        if self.is_plain.get() {
+            return Ok(());
+        }
+        let (file, mut whole, mut parts) = (self.database()?, vec![0; page_bytes], vec![0; page_bytes]);
+        let half = page_bytes / 2;
+        // A checkpoint may write the page in between.
+        for _ in 0..PLAIN_TRIES {
+            file.read(0, &mut whole)?;
+            let mut halves = (0..).zip(parts.chunks_mut(half));
+            let read = halves.try_for_each(|(i, part)| file.read(i * half as u64, part));
+            read.map_err(|e| e.within("litestream: reading half a page, which not every VFS can that checks pages"))?;
+            if whole == parts {
+                self.is_plain.set(true);
+                return Ok(());
+            }
+        }
+        let name = self.path.display();
+        Err(Error::usage(format!(
+            "litestream: {name} is opened through a VFS that changes what it reads, by encryption or checksums; it can neither \
+             be served nor followed, open it through the VFS of the system"
+        )))
+    }
+
+    /// Whether closing calls nothing but SQLite's own code.
+    fn can_close(&self) -> bool {
+        self.is_native && self.opened.can_close_silently()
     }
 
     /// Starts a read transaction at the newest commit and keeps it until [`Connection::unpin`]. In WAL mode this takes
@@ -140,6 +250,7 @@ impl Connection {
         if self.pinned.get() {
             return Ok(());
         }
+        self.check_in_place()?;
         if self.pin.get().is_null() {
             // The statement reads page 1 and no schema, and holds its transaction until it is reset.
             let statement = prepare(self.db, c"PRAGMA main.user_version");
@@ -153,7 +264,7 @@ impl Connection {
             return Err(self.failure("reading it", rc));
         }
         self.pinned.set(true);
-        Ok(())
+        self.note_log().inspect_err(|_| self.unpin())
     }
 
     /// Whether a read transaction is kept.
@@ -173,6 +284,8 @@ impl Connection {
     /// Runs a PASSIVE checkpoint, which waits for nobody (<https://www.sqlite.org/c3ref/wal_checkpoint_v2.html>).
     /// None when another checkpoint is running.
     pub fn checkpoint(&self) -> Result<Option<Checkpointed>> {
+        // What is copied to a file that is not there any more would count as copied to the one that is.
+        self.check_in_place()?;
         checkpoint(self.db, c"main").map_err(|rc| self.failure("checkpointing", rc))
     }
 
@@ -266,13 +379,60 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        self.close_as_the_application();
+        let left = LeftOpen { db: self.db, pin: self.pin.get() };
+        match is_exiting() {
+            // The end of the process gives its locks back.
+            true if !self.can_close() => {}
+            false if self.opened.check().is_err() => {
+                LEFT_OPEN.lock().unwrap_or_else(PoisonError::into_inner).push(left);
+            }
+            _ => {
+                self.close_as_the_application();
+                left.close();
+            }
+        }
+    }
+}
+
+impl LeftOpen {
+    fn close(self) {
         // SAFETY: the statement and the handle are this struct's own; finalizing and closing null is harmless.
         unsafe {
-            call!(finalize(self.pin.get()));
+            call!(finalize(self.pin));
             call!(close_v2(self.db));
         }
     }
+
+    /// Has the connection remove and copy nothing when it is closed: it would do so by names that mean other files now.
+    fn leave_files(&self) {
+        let mut persist: c_int = 1;
+        // SAFETY: the handle is open; the option takes an integer and a pointer to one, which may be null, and the file control
+        // reads and writes one integer.
+        unsafe {
+            call!(db_config(self.db, DBCONFIG_NO_CKPT_ON_CLOSE, 1 as c_int, ptr::null_mut::<c_int>()));
+            let argument = (&raw mut persist).cast::<c_void>();
+            call!(file_control(self.db, c"main".as_ptr(), FCNTL_PERSIST_WAL, argument));
+        }
+    }
+}
+
+/// Closes the connections whose files are not at their paths any more. Only from a call of the host, since SQLite logs what it
+/// finds then.
+pub fn close_left_open() {
+    let left = std::mem::take(&mut *LEFT_OPEN.lock().unwrap_or_else(PoisonError::into_inner));
+    for connection in left {
+        connection.leave_files();
+        connection.close();
+    }
+}
+
+/// Whether SQLite says that the file of a schema of an open connection is not the one at its path. A VFS may not know.
+pub(super) fn has_moved(db: *mut sqlite3, schema: &CStr) -> bool {
+    let mut moved: c_int = 0;
+    // SAFETY: the handle is open, the name NUL-terminated; this file control writes one integer, or nothing where the VFS does
+    // not know it.
+    let rc = unsafe { call!(file_control(db, schema.as_ptr(), FCNTL_HAS_MOVED, (&raw mut moved).cast::<c_void>())) };
+    rc == OK && moved != 0
 }
 
 /// A path as SQLite takes it.

@@ -7,7 +7,9 @@ use std::ptr;
 use sqlite3ext_sys::{sqlite3, sqlite3_vfs};
 
 use super::api::{call, failure};
-use super::connection::{CloseSettings, DBCONFIG_NO_CKPT_ON_CLOSE, FCNTL_PERSIST_WAL, checkpoint, query_text};
+use super::connection::{
+    CloseSettings, DBCONFIG_NO_CKPT_ON_CLOSE, FCNTL_PERSIST_WAL, checkpoint, has_moved, query_text,
+};
 use super::{Checkpointed, guarded};
 use crate::base::{Error, Result};
 
@@ -55,6 +57,11 @@ impl Host {
             Error::usage(format!("litestream: the path {:?} is not UTF-8; rename the file", e.into_cstring()))
         })?;
         Ok((!path.is_empty()).then(|| PathBuf::from(path)))
+    }
+
+    /// Whether the file that `schema` has open is not the one at its path any more.
+    pub fn has_moved(self, schema: &str) -> Result<bool> {
+        Ok(has_moved(self.db, &c_name(schema)?))
     }
 
     /// Whether `schema` was opened read-only.

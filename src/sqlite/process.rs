@@ -1,20 +1,30 @@
 //! Living in somebody else's process: its end, its forks, its signals.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::{CString, c_int, c_void};
 use std::fs;
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::ptr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering::SeqCst};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crate::base::{Error, Result};
 
 static LAST: Mutex<Option<fn()>> = Mutex::new(None);
 
+/// Whether the host's `main` has returned.
+static EXITING: AtomicBool = AtomicBool::new(false);
+
+/// How long the end of the process waits for a thread. One that is inside a VFS of an interpreter that has ended never comes
+/// back.
+const LAST_PATIENCE: Duration = Duration::from_secs(3);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
+
 extern "C" fn run() {
+    EXITING.store(true, SeqCst);
     let last = LAST.lock().ok().and_then(|mut last| last.take());
     if let Some(last) = last {
         let _ = super::guarded(|| {
@@ -33,6 +43,49 @@ pub fn at_exit(last: fn()) {
     }
 }
 
+/// Whether the process ends: nothing of the host may be called any more, neither its log callback nor a VFS of its own.
+pub fn is_exiting() -> bool {
+    EXITING.load(SeqCst)
+}
+
+/// Waits for the end of a thread; at the end of the process for a bounded time.
+pub fn join(thread: JoinHandle<()>) {
+    let began = Instant::now();
+    while is_exiting() && !thread.is_finished() {
+        if began.elapsed() >= LAST_PATIENCE {
+            return;
+        }
+        thread::sleep(BETWEEN_LOOKS);
+    }
+    let _ = thread.join();
+}
+
+/// Which file a path leads to: its device and inode.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId {
+    device: u64,
+    inode: u64,
+}
+
+impl FileId {
+    /// The file at `path`. None if there is none.
+    pub fn at(path: &Path) -> Option<FileId> {
+        fs::metadata(path).ok().map(|file| FileId::of(&file))
+    }
+
+    /// The file that `metadata` describes.
+    pub fn of(metadata: &fs::Metadata) -> FileId {
+        FileId { device: metadata.dev(), inode: metadata.ino() }
+    }
+}
+
+/// Whether this process may remove files from `folder`.
+pub(super) fn is_writable(folder: &Path) -> bool {
+    let Ok(name) = CString::new(folder.as_os_str().as_encoded_bytes()) else { return false };
+    // SAFETY: access reads a NUL-terminated path that outlives the call.
+    unsafe { libc::access(name.as_ptr(), libc::W_OK) == 0 }
+}
+
 /// Keeps the shared library that `address` is part of loaded until the end of the process. Whether that could be done.
 pub fn keep_loaded(address: *const c_void) -> bool {
     // SAFETY: dladdr takes any address and fills the structure if it knows it. RTLD_NOLOAD loads nothing, and so runs nothing;
@@ -49,20 +102,24 @@ pub fn keep_loaded(address: *const c_void) -> bool {
 
 /// How many descriptors of this process are open on the file at `path`, 0 if there is none. None where the system does not tell.
 pub fn count_open(path: &Path) -> Option<usize> {
-    let Ok(wanted) = fs::metadata(path) else { return Some(0) };
-    Some(open_on(&wanted)?.count())
+    let Some(wanted) = FileId::at(path) else { return Some(0) };
+    Some(open_on(wanted)?.count())
 }
 
-/// One of them.
+/// The names by which this process has a file open. None where the system does not tell.
+pub fn names_of_open(file: FileId) -> Option<Vec<PathBuf>> {
+    Some(open_on(file)?.filter_map(|link| fs::read_link(link).ok()).collect())
+}
+
+/// One of the descriptors of this process that are open on the file at `path`.
 pub(super) fn find_open(path: &Path) -> Option<c_int> {
-    open_on(&fs::metadata(path).ok()?)?.next()?.file_name()?.to_str()?.parse().ok()
+    open_on(FileId::at(path)?)?.next()?.file_name()?.to_str()?.parse().ok()
 }
 
 /// What leads to the descriptors that are open on a file.
-fn open_on(wanted: &fs::Metadata) -> Option<impl Iterator<Item = PathBuf>> {
-    let wanted = (wanted.dev(), wanted.ino());
+fn open_on(wanted: FileId) -> Option<impl Iterator<Item = PathBuf>> {
     let open = fs::read_dir("/proc/self/fd").ok()?.flatten().map(|entry| entry.path());
-    Some(open.filter(move |link| fs::metadata(link).is_ok_and(|file| (file.dev(), file.ino()) == wanted)))
+    Some(open.filter(move |link| FileId::at(link) == Some(wanted)))
 }
 
 /// Starts a thread of the library's own, which takes no signal.

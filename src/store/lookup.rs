@@ -136,5 +136,7 @@ pub fn page_size(connection: &Connection) -> Result<PageSize> {
     let mut header = [0; AT_PAGE_SIZE + 2];
     connection.database()?.read(0, &mut header)?;
     let [.., high, low] = header;
-    PageSize::from_u16(u16::from_be_bytes([high, low]))
+    let size = PageSize::from_u16(u16::from_be_bytes([high, low]))?;
+    connection.require_plain_pages(size.bytes())?;
+    Ok(size)
 }

@@ -15,13 +15,14 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use super::copy::private;
 use super::page_file::{self, Entry};
 use crate::base::{Error, Generation, Kind, Position, Result};
 use crate::format::page_file::Header;
-use crate::sqlite::random_bytes;
+use crate::sqlite::{FileId, random_bytes};
 
 /// The longest file of settings, in bytes.
 const LONGEST_CONFIG: u64 = 1 << 20;
@@ -30,6 +31,9 @@ const LONGEST_CONFIG: u64 = 1 << 20;
 const ASKERS: u32 = 3;
 const ASKING: Duration = Duration::from_millis(2);
 
+/// How often the holder of a lock sees whether it is still the one at its path.
+const KEPT_EVERY: Duration = Duration::from_secs(1);
+
 /// The sidecar folder of one database.
 pub struct Sidecar {
     folder: PathBuf,
@@ -37,13 +41,46 @@ pub struct Sidecar {
 
 /// The right to serve or feed the database, kept from all other processes until dropped.
 pub struct SidecarLock {
+    folder: PathBuf,
+    role: String,
+    held: Mutex<Held>,
+}
+
+/// The file that is locked, and when it was last known to be the one at its path.
+struct Held {
     file: File,
+    seen: Instant,
+}
+
+impl SidecarLock {
+    /// Sees once a second whether the lock that other processes would take is the one held here, and takes it anew where the
+    /// folder was removed. Whether it was, and what else was in it is gone.
+    ///
+    /// # Errors
+    /// Another process has taken the lock meanwhile, or the folder cannot be made.
+    pub fn keep(&self) -> Result<bool> {
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.seen.elapsed() < KEPT_EVERY {
+            return Ok(false);
+        }
+        let own = held.file.metadata().ok().map(|file| FileId::of(&file));
+        if own.is_some() && own == FileId::at(&self.folder.join("lock")) {
+            held.seen = Instant::now();
+            return Ok(false);
+        }
+        let was_removed =
+            |e: Error| e.within(format!("litestream: {} was removed while it was in use", self.folder.display()));
+        held.file = take(&self.folder, &self.role).map_err(was_removed)?;
+        held.seen = Instant::now();
+        log::warn!("{} was removed while it was in use, and is made again", self.folder.display());
+        Ok(true)
+    }
 }
 
 impl Drop for SidecarLock {
     /// Closing the file would not do: a child that the host is just forking has it open too.
     fn drop(&mut self) {
-        let _ = self.file.unlock();
+        let _ = self.held.get_mut().unwrap_or_else(PoisonError::into_inner).file.unlock();
     }
 }
 
@@ -55,33 +92,8 @@ impl Sidecar {
 
     /// Makes the folder where it is missing, and takes its lock. `role` says in errors what for.
     pub fn lock(&self, role: &str) -> Result<SidecarLock> {
-        let shown = self.folder.display();
-        let cannot = |e: std::io::Error| {
-            Error::new(
-                Kind::CantOpen,
-                format!("litestream: the folder {shown} cannot be written: {e}; it must be, to {role}"),
-            )
-        };
-        fs::create_dir_all(&self.folder).map_err(cannot)?;
-        let path = self.folder.join("lock");
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
-        match patiently_lock(&file) {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let holder = fs::read_to_string(&path).unwrap_or_default();
-                return Err(Error::new(
-                    Kind::Taken,
-                    format!(
-                        "litestream: cannot {role}: process {} already serves or follows this database; stop it there first",
-                        holder.trim()
-                    ),
-                ));
-            }
-            Err(TryLockError::Error(e)) => return Err(cannot(e)),
-        }
-        file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
-        Ok(SidecarLock { file })
+        let held = Mutex::new(Held { file: take(&self.folder, role)?, seen: Instant::now() });
+        Ok(SidecarLock { folder: self.folder.clone(), role: role.into(), held })
     }
 
     /// Whether somebody serves or feeds the database just now.
@@ -123,7 +135,7 @@ impl Sidecar {
     pub fn set_config(&self, text: &str, for_user_only: bool) -> Result<()> {
         let path = self.config_path();
         let failed = |e: std::io::Error| Error::io(format!("litestream: writing {}", path.display()), &e);
-        fs::create_dir_all(&self.folder).and_then(|()| sync_folder_of(&self.folder)).map_err(failed)?;
+        make_folder(&self.folder).map_err(failed)?;
         let permissions = fs::metadata(&path).map(|file| file.permissions()).ok().filter(|_| !for_user_only);
         let beside = path.with_extension("tmp");
         // One that is left over may be readable to others.
@@ -233,6 +245,46 @@ impl Sidecar {
     fn replace(&self, name: &str, line: &str) -> Result<()> {
         replace(&self.folder.join(name), |mut file| writeln!(file, "{line}"))
     }
+}
+
+/// Makes a sidecar folder where it is missing, and takes its lock. `role` says in errors what for.
+fn take(folder: &Path, role: &str) -> Result<File> {
+    let cannot = |e: std::io::Error| {
+        let folder = folder.display();
+        Error::new(
+            Kind::CantOpen,
+            format!("litestream: the folder {folder} cannot be written: {e}; it must be, to {role}"),
+        )
+    };
+    make_folder(folder).map_err(cannot)?;
+    let path = folder.join("lock");
+    let mut file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).map_err(cannot)?;
+    match patiently_lock(&file) {
+        Ok(()) => {}
+        Err(TryLockError::WouldBlock) => {
+            let holder = fs::read_to_string(&path).unwrap_or_default();
+            return Err(Error::new(
+                Kind::Taken,
+                format!(
+                    "litestream: cannot {role}: process {} already serves or follows this database; stop it there first",
+                    holder.trim()
+                ),
+            ));
+        }
+        Err(TryLockError::Error(e)) => return Err(cannot(e)),
+    }
+    file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id())).map_err(cannot)?;
+    Ok(file)
+}
+
+/// Makes a folder that outlasts a power loss: what is made durable in it would be lost with it.
+fn make_folder(folder: &Path) -> std::io::Result<()> {
+    if folder.is_dir() {
+        return Ok(());
+    }
+    fs::create_dir_all(folder)?;
+    sync_folder_of(folder)
 }
 
 /// Takes the lock of a file. Whoever only asks whether it is taken has it for an instant, too.

@@ -21,9 +21,9 @@ impl Upstream for Link {
 
     fn open(&self, have: Have) -> Result<Opened> {
         let compression = self.0.lock().unwrap_or_else(PoisonError::into_inner).open_feed(have)?;
-        let hearsay = Hearsay::new(Times::WallClock, Box::new(|| channel().1));
+        let clock = Hearsay::new(Times::WallClock, Box::new(|| channel().1));
         let body = Box::new(Body(Arc::clone(&self.0)));
-        Ok(Opened { version2: true, compression, hearsay, page_size: None, body })
+        Ok(Opened { version2: true, compression, clock, page_size: None, body })
     }
 
     fn compare(&self, _: &PageSums, _: Option<Position>) -> Result<Compared> {
