@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::world::World;
 use crate::base::{Error, Position, Result};
-use crate::replica::{Compared, Have, Hearsay, Opened, PageSums, Times, Upstream};
+use crate::replica::{Compared, Have, Opened, PageSums, Times, Upstream, UpstreamClock};
 
 /// The way to the primary.
 pub struct Link(pub Arc<Mutex<World>>);
@@ -21,13 +21,17 @@ impl Upstream for Link {
 
     fn open(&self, have: Have) -> Result<Opened> {
         let compression = self.0.lock().unwrap_or_else(PoisonError::into_inner).open_feed(have)?;
-        let clock = Hearsay::new(Times::WallClock, Box::new(|| channel().1));
+        let clock = UpstreamClock::new(Times::WallClock, Box::new(|| channel().1));
         let body = Box::new(Body(Arc::clone(&self.0)));
         Ok(Opened { version2: true, compression, clock, page_size: None, body })
     }
 
-    fn compare(&self, _: &PageSums, _: Option<Position>) -> Result<Compared> {
+    fn compare(&self, _: PageSums, _: Option<Position>) -> Result<Compared> {
         Err(Error::usage("the model compares by itself"))
+    }
+
+    fn another(&self) -> Arc<dyn Upstream> {
+        Arc::new(Link(Arc::clone(&self.0)))
     }
 
     fn interrupt(&self) {}
