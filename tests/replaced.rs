@@ -10,6 +10,9 @@ use std::path::Path;
 
 use support::*;
 
+/// What becomes of the file of a database.
+type Change = fn(&Temp);
+
 const SCHEMA: &str = "CREATE TABLE t(id INTEGER PRIMARY KEY, x); CREATE INDEX tx ON t(x)";
 
 /// SQL that fills the table with rows of some hundred bytes, each of which begins with `word`.
@@ -197,7 +200,7 @@ fn a_replica_that_is_overwritten_is_written_no_more_until_following_begins_again
 
 #[test]
 fn a_process_ends_in_order_after_its_database_has_changed_its_name() {
-    let changes: [(&str, fn(&Temp)); 3] = [
+    let changes: [(&str, Change); 3] = [
         ("renamed over", |temp| fs::rename(backup(temp), temp.path("app.db")).unwrap()),
         ("removed", |temp| fs::remove_file(temp.path("app.db")).unwrap()),
         ("a second name", |temp| fs::hard_link(temp.path("app.db"), temp.path("second.db")).unwrap()),
