@@ -1,4 +1,5 @@
-//! How old a replica is said to be: never younger than it is, whatever the disk, the clocks and the ends of the stream do.
+//! How old a replica is said to be: never younger than it is, whatever the disk, the clocks and the
+//! ends of the stream do.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -12,7 +13,8 @@ use support::*;
 /// Longer than the age at which what is known counts as stalled.
 const LONG: Duration = Duration::from_secs(5);
 
-/// A shell with the library whose tail waits at its next read while there is a file at `gate`, and whose wall clock is off.
+/// A shell with the library whose tail waits at its next read while there is a file at `gate`, and
+/// whose wall clock is off.
 fn held(database: &Path, gate: &Path, clock: i64) -> Shell {
     Shell::with(database, |command| with_gate_and_clock(command, gate, "litestream-tail", clock))
 }
@@ -21,8 +23,8 @@ fn lag(replica: &mut Shell) -> f64 {
     replica.ask("SELECT litestream_lag()").parse().expect("a lag in seconds")
 }
 
-/// Commits while the primary cannot see it, and fails unless the lag covers that commit for as long as the replica lacks it.
-/// Gives what the replica and the primary said in the end.
+/// Commits while the primary cannot see it, and fails unless the lag covers that commit for as long
+/// as the replica lacks it. Gives what the replica and the primary said in the end.
 fn assert_lag_covers(temp: &Temp, primary: &mut Shell, replica: &mut Shell) -> (String, String) {
     let mut writer = Shell::stock(&temp.path("primary.db"));
     std::fs::write(temp.path("gate"), "").unwrap();

@@ -1,5 +1,5 @@
-//! Files that become replicas although something is in them already: databases that hold nothing, and replicas whose pages are of
-//! another size than the primary's.
+//! Files that become replicas although something is in them already: databases that hold nothing,
+//! and replicas whose pages are of another size than the primary's.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -52,11 +52,13 @@ fn a_database_that_holds_nothing_becomes_a_replica() {
 fn those_who_have_a_database_open_that_holds_nothing_see_what_it_becomes() {
     let temp = Temp::new();
     let (mut primary, url) = primary(&temp, 4096);
-    // SQLite tells by the number of changes alone that a schema is another one, so that of this one is none that the others have.
+    // SQLite tells by the number of changes alone that a schema is another one, so that of this one
+    // is none that the others have.
     primary.run("CREATE TABLE u(x); CREATE TABLE v(x); CREATE TABLE w(x)");
     for (n, sql) in NOTHING.into_iter().enumerate() {
         let path = temp.path(&format!("{n}.db"));
-        // The application's own connection, which loads the library late, and one of another process.
+        // The application's own connection, which loads the library late, and one of another
+        // process.
         let own = plain(&path);
         own.run(sql);
         own.run("SELECT count(*) FROM sqlite_master; PRAGMA user_version");
@@ -139,7 +141,7 @@ fn a_table_that_is_made_while_the_replica_comes_is_not_overwritten() {
             reply.send(&last.encode());
             reply.hold();
         });
-        // Somebody has it open, so that it becomes a replica by a commit.
+        // A connection has it open, so that it becomes a replica by a commit.
         let mut keeper = Shell::stock(&path);
         keeper.run("SELECT count(*) FROM sqlite_master");
         let mut replica = Shell::open(&path);
@@ -164,7 +166,7 @@ fn a_file_that_came_to_nothing_is_nobodys() {
         });
         let sql = format!("SELECT litestream_{call}('{}/app.db')", upstream.url());
         Shell::open(&path).refused(&sql);
-        // Somebody makes a database of their own in its place.
+        // A connection makes a database of its own in its place.
         stock(&path, NEW);
         let error = Shell::open(&path).refused(&sql);
         assert!(error.contains("has content") && error.contains("overwrite"), "{call}: {error}");
@@ -198,7 +200,7 @@ fn pages_of_another_size_need_the_file_for_itself() {
     assert_equal(&temp, &path, "after the other had closed it");
 }
 
-/// Gives the pages of a database that nobody serves another size.
+/// Gives the pages of a database that no one serves another size.
 fn resize(path: &Path, size: u32) {
     stock(path, &format!("PRAGMA journal_mode = delete; PRAGMA page_size = {size}; VACUUM; PRAGMA journal_mode = wal"));
 }

@@ -1,4 +1,5 @@
-//! The audit of a replica: what changed in its file behind its back is found while it follows, and healed.
+//! The audit of a replica: what changed in its file behind its back is found while it follows, and
+//! healed.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -9,7 +10,8 @@ use std::path::Path;
 
 use support::*;
 
-/// A primary with some hundred pages, a replica that follows it with these options, and whose WAL is in its file.
+/// A primary with some hundred pages, a replica that follows it with these options, and whose WAL
+/// is in its file.
 fn followed(temp: &Temp, options: &str) -> (Shell, Shell) {
     let mut primary = Shell::open(&temp.path("primary.db"));
     primary.run(&format!("{NEW}; INSERT INTO t(x) SELECT hex(randomblob(1500)) FROM generate_series(1, 300)"));

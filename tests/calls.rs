@@ -1,4 +1,5 @@
-//! A call returns: at its time limit, whatever the other end does, and when the application interrupts it.
+//! A call returns: at its time limit, whatever the other end does, and when the application
+//! interrupts it.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -59,7 +60,7 @@ const MISBEHAVIOURS: [Misbehaviour; 9] = [
     }),
 ];
 
-/// Does something again and again, for as long as anybody may listen.
+/// Does something again and again, for as long as anyone may listen.
 fn for_ever(mut act: impl FnMut()) {
     for _ in 0..2000 {
         act();
@@ -185,7 +186,7 @@ fn waiting_ends_when_it_is_interrupted() {
 fn a_call_that_ends_by_itself_is_not_taken_for_one_that_was_interrupted() {
     let (temp, origin) = (Temp::new(), Origin::new(SIZE));
     let replica = loaded(&temp.path("replica.db"));
-    // One that comes while nothing runs is for nobody.
+    // One that comes while nothing runs is for no one.
     replica.get_interrupt_handle().interrupt();
     let reached: String = replica.ask(&origin.pull("{}"));
     assert_eq!(reached, origin.connection.ask::<String>("SELECT litestream_position()"));

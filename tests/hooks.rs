@@ -1,4 +1,5 @@
-//! What an application has set on its connections stays as it is, while a database is served and after.
+//! What an application has set on its connections stays as it is, while a database is served and
+//! after.
 #![allow(unsafe_code, clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -45,7 +46,8 @@ fn fill(connection: &Connection, schema: &str) {
     (0..300).for_each(|_| connection.run(&insert));
 }
 
-/// Fails unless the WAL of the database at `path` has been checkpointed and restarted while it was filled.
+/// Fails unless the WAL of the database at `path` has been checkpointed and restarted while it was
+/// filled.
 fn assert_bounded(path: &Path, what: &str) {
     let frames = file_bytes(&with_suffix(path, "-wal")).len() / 4120;
     assert!((1..3000).contains(&frames), "{what}: a WAL of {frames} frames, expected some 1,000");
@@ -141,7 +143,8 @@ fn the_auto_checkpoint_of_sqlite_is_back_after_serving() {
     assert_bounded(&path, "with the connection closed that began it");
 }
 
-/// The connections of the library are closed after those of the application, and so they are the ones that find themselves last.
+/// The connections of the library are closed after those of the application, and so they are the
+/// ones that find themselves last.
 #[test]
 fn the_wal_is_left_as_the_application_wants_it_left() {
     for begin in ["serve", "follow"] {

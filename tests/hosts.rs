@@ -101,7 +101,8 @@ extern "C" fn require_no_calls() {
 fn the_end_of_a_process_calls_no_vfs_of_the_host() {
     in_its_own_process!("the_end_of_a_process_calls_no_vfs_of_the_host", |folder| {
         #[allow(unsafe_code)]
-        // SAFETY: the function lives as long as the process. What is registered first runs last, after the library's.
+        // SAFETY: the function lives as long as the process. What is registered first runs last,
+        // after the library's.
         unsafe {
             libc::atexit(require_no_calls)
         };

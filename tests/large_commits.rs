@@ -90,14 +90,16 @@ fn a_wal_that_fills_the_page_buffer_exactly_is_applied_with_its_page_one() {
     }
 }
 
-/// An upstream that sends a large commit in two parts, the second when it is let go on. All later requests wait for ever.
+/// An upstream that sends a large commit in two parts, the second when it is let go on. All later
+/// requests wait for ever.
 struct InParts {
     upstream: Upstream,
     go_on: Sender<()>,
 }
 
 impl InParts {
-    /// An upstream of the database `bytes`. With `ends` it sends the second part; without, it cuts the stream there.
+    /// An upstream of the database `bytes`. With `ends` it sends the second part; without, it cuts
+    /// the stream there.
     fn of(bytes: Vec<u8>, ends: bool) -> InParts {
         let (go_on, gate): (Sender<()>, Receiver<()>) = channel();
         let gate = Arc::new(Mutex::new(gate));
@@ -127,7 +129,8 @@ fn large() -> Vec<u8> {
     file_bytes(&path)
 }
 
-/// A small replica that was fed from elsewhere and that begins to take a large commit, of which the first part is in its WAL.
+/// A small replica that was fed from elsewhere and that begins to take a large commit, of which the
+/// first part is in its WAL.
 fn in_the_middle_of_a_commit(temp: &Temp, parts: &InParts) -> Shell {
     let path = temp.path("replica.db");
     drop(new(&path));

@@ -1,5 +1,6 @@
-//! Files that are replaced while they are served or followed: renamed over, overwritten, removed and made anew. It is noticed, the
-//! application's new file is never harmed, no replica mixes both, and after a new beginning the replicas are right.
+//! Files that are replaced while they are served or followed: renamed over, overwritten, removed
+//! and made anew. It is noticed, the application's new file is never harmed, no replica mixes both,
+//! and after a new beginning the replicas are right.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -53,7 +54,8 @@ fn check(database: &Path) -> String {
     stock(database, "PRAGMA integrity_check")
 }
 
-/// Ends the application, begins it again at the same address, and waits until the replica is as the file.
+/// Ends the application, begins it again at the same address, and waits until the replica is as the
+/// file.
 fn serve_again(temp: &Temp, primary: Shell, url: &str, replica: &mut Shell) {
     primary.quit();
     let mut again = Shell::open(&temp.path("app.db"));
@@ -131,7 +133,8 @@ fn a_database_that_is_made_anew_while_it_is_served_is_not_harmed() {
         let (mut primary, url, _replica) = pair(&temp);
         let app = temp.path("app.db");
         primary.run("UPDATE t SET x = 'o' || id WHERE id % 9 = 0");
-        // A new connection finds the old wal-index: with frames that are not in the database yet it fails, with or without us.
+        // A new connection finds the old wal-index: with frames that are not in the database yet it
+        // fails, with or without us.
         until("all is in the database", || match primary.ask("PRAGMA wal_checkpoint") {
             done if done.split('|').nth(1) == done.split('|').nth(2) => Ok(()),
             done => Err(done),

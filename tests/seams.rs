@@ -1,7 +1,9 @@
-//! Commits, catch-ups, growth and shrinking by exactly as many pages as each bound of the library, one fewer and one more.
+//! Commits, catch-ups, growth and shrinking by exactly as many pages as each bound of the library,
+//! one fewer and one more.
 //!
-//! After each, the file of the replica is compared page by page with that of the primary, as any reader gets them. `make seams`
-//! does all of it with every page size; the tests that are not left out do the cheap part.
+//! After each, the file of the replica is compared page by page with that of the primary, as any
+//! reader gets them. `make seams` does all of it with every page size; the tests that are not left
+//! out do the cheap part.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;
@@ -10,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use support::*;
 
-/// So that the WAL is restarted by nobody but the test.
+/// So that the WAL is restarted by no one but the test.
 const UNTOUCHED: &str = r#"{"checkpoint_frames": 1000000, "wal_limit": 0}"#;
 /// Frames that the first region of a wal-index has entries for, and each of the others
 /// (<https://www.sqlite.org/walformat.html#the_wal_index_file_format>).
@@ -54,7 +56,8 @@ fn commits_end_around_the_regions_of_the_wal_index() {
             }
             assert_eq!(sweep.frame(), frame);
             sweep.follows("a WAL that ends around a region");
-            // What a transaction that is rolled back has left in the wal-index is overwritten by the next.
+            // What a transaction that is rolled back has left in the wal-index is overwritten by
+            // the next.
             sweep.primary.run(
                 "PRAGMA cache_size = 10; BEGIN; UPDATE t SET x = randomblob(length(x)) WHERE id < 50; ROLLBACK; \
                  PRAGMA cache_size = -2000",

@@ -227,7 +227,8 @@ fn a_folder_that_cannot_be_written_is_told_of_before_anything_is_done() {
     }
 }
 
-/// Positions come up again then, and a wait could take an older state for the one that it waits for.
+/// Positions come up again then, and a wait could take an older state for the one that it waits
+/// for.
 #[test]
 fn a_wait_is_right_with_a_primary_that_an_older_sidecar_was_put_back_for() {
     let temp = Temp::new();

@@ -89,7 +89,8 @@ fn a_snapshot_whose_stream_ends_before_it_pauses_shows_nothing() {
     assert_eq!(replica.ask("SELECT count(*) FROM sqlite_schema"), "0");
 }
 
-/// A server that cuts off its first answer after half of `bytes`, and sends all of them in later ones.
+/// A server that cuts off its first answer after half of `bytes`, and sends all of them in later
+/// ones.
 fn cut_off_at_first(bytes: Vec<u8>, begin: impl Fn(&mut Reply) + Send + Sync + 'static) -> Upstream {
     let connections = AtomicUsize::new(0);
     Upstream::start(move |_, reply| {
@@ -454,7 +455,8 @@ fn our_client_in_version_1_catches_up_with_a_primary_that_never_pauses() {
                 }
             }
         });
-        // The primary ends a version 1 stream where its WAL was restarted before the tail saw all of it.
+        // The primary ends a version 1 stream where its WAL was restarted before the tail saw all
+        // of it.
         replica.run(&format!("SELECT litestream_follow('{}/primary.db', '{{\"timeout_ms\": 60000}}')", old.url()));
         catch_up(&mut primary, &mut replica);
     });

@@ -1,4 +1,5 @@
-//! The WAL of a primary has a bound, whoever reads and writes, and keeping to it delays no commit on its way to a replica.
+//! The WAL of a primary has a bound, whatever its readers and writers do, and keeping to it delays
+//! no commit on its way to a replica.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod support;

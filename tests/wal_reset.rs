@@ -142,7 +142,8 @@ fn a_checkpoint_that_keeps_writers_out_is_let_through() {
     let (mut writer, mut truncating) = (patient(&path), patient(&path));
     writer.run(&bank::step(0, 100));
     until_restartable(&mut writer);
-    // It has what lets the WAL be restarted, and sees the restart only when the checkpoint has begun.
+    // It has what lets the WAL be restarted, and sees the restart only when the checkpoint has
+    // begun.
     signal(primary.pid(), Signal::Stop);
     writer.run(&bank::step(1, 3));
     truncating.send("PRAGMA wal_checkpoint(TRUNCATE)");

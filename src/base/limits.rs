@@ -1,8 +1,9 @@
 //! Every bound the library keeps to, in one place.
 //!
-//! A bound at which work is divided (chunks, stages, rounds, blocks) is a seam: code on one side of it differs from code on the
-//! other. [`scaled`] makes these bounds so small in test builds that every commit crosses some of them. Limits past which
-//! something is refused, and times, stay the same in every build.
+//! A bound at which work is divided (chunks, stages, rounds, blocks) is a seam: code on one side of
+//! it differs from code on the other. [`scaled`] makes these bounds so small in test builds that
+//! every commit crosses some of them. Limits past which something is refused, and times, stay the
+//! same in every build.
 
 use std::time::Duration;
 
@@ -52,18 +53,21 @@ pub const SNAPSHOT_2022_WAL_BYTES: u64 = scaled(64 << 20, 4 << 20) as u64;
 /// How often an idle stream says that it is alive, and where its primary is.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
-/// An age at which what a primary or a replica knows counts as stalled: a healthy one is a heartbeat old at most.
+/// An age at which what a primary or a replica knows counts as stalled: a healthy one is a
+/// heartbeat old at most.
 pub const STALLED: Duration = Duration::from_secs(3);
 
 /// How long a stream may be silent before its reader gives it up.
 pub const SILENCE: Duration = Duration::from_secs(10);
 
-/// Bytes a second that everything on a connection comes and goes with at the least, past the silence that is allowed. What is
-/// slower is not waited for: a record whose size was damaged on the way would otherwise be waited for as long as heartbeats
-/// come, which are taken for the rest of it.
+/// Bytes a second that everything on a connection comes and goes with at the least, past the
+/// silence that is allowed. What is slower is not waited for: a record whose size was damaged on
+/// the way would otherwise be waited for as long as heartbeats come, which are taken for the rest
+/// of it.
 pub const SLOWEST_BYTES: u64 = 16 << 10;
 
-/// Bytes a second with which a primary reads its database at the least that says it is busy with that.
+/// Bytes a second with which a primary reads its database at the least that says it is busy with
+/// that.
 pub const SLOWEST_READ: u64 = 256 << 10;
 
 /// How long a client may take nothing of what is sent to it before it is dropped.

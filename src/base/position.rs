@@ -42,7 +42,8 @@ pub struct Position {
 }
 
 impl Position {
-    /// Whether a primary may come there: its numbers stay below 2^63, which is more than any sends or takes.
+    /// Whether a primary may come there: its numbers stay below 2^63, which is more than any sends
+    /// or takes.
     pub fn is_possible(&self) -> bool {
         i64::try_from(self.index.max(self.offset)).is_ok()
     }

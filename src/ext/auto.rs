@@ -202,7 +202,8 @@ impl Auto<'_> {
         Ok(())
     }
 
-    /// Waits a little after an error that somebody's lock is to blame for, unless that has been so for long.
+    /// Waits a little after an error that someone's lock is to blame for, unless that has been so
+    /// for long.
     fn again_if_busy(&self, error: Error, since: Instant) -> Result<()> {
         if error.kind() != Kind::Busy || since.elapsed() > limits::LOCK_PATIENCE {
             return Err(error);

@@ -1,10 +1,11 @@
-//! The hook on the commits of a connection that serves: it wakes the tail, and does the work of SQLite's auto-checkpoint, whose
-//! place it takes.
+//! The hook on the commits of a connection that serves: it wakes the tail, and does the work of
+//! SQLite's auto-checkpoint, whose place it takes.
 //!
-//! SQLite has one such hook for all schemas of a connection, does not say whose it is, and gives back only the argument of one that
-//! is replaced, not the function. So ours only ever takes the place of SQLite's own, which `PRAGMA wal_autocheckpoint` tells
-//! from all others; and it is never taken out from outside, where it may long be the application's. It gives its place back
-//! itself when it is called and nothing is served any more: what is called is what is in place.
+//! SQLite has one such hook for all schemas of a connection, does not say whose it is, and gives
+//! back only the argument of one that is replaced, not the function. So ours only ever takes the
+//! place of SQLite's own, which `PRAGMA wal_autocheckpoint` tells from all others; and it is never
+//! taken out from outside, where it may long be the application's. It gives its place back itself
+//! when it is called and nothing is served any more: what is called is what is in place.
 
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -23,8 +24,9 @@ pub struct Commits {
     served: Mutex<Vec<(String, Weak<Primary>)>>,
 }
 
-/// Wakes the tail of `primary` at each commit of `host` to `schema`. Where the application has switched the auto-checkpoint off, or
-/// has a hook of its own, that stays, and commits are seen by looking.
+/// Wakes the tail of `primary` at each commit of `host` to `schema`. Where the application has
+/// switched the auto-checkpoint off, or has a hook of its own, that stays, and commits are seen by
+/// looking.
 pub fn watch(host: Host, session: &Session, schema: &str, primary: &Arc<Primary>) -> Result<()> {
     let mut session = session.lock();
     // One that was made before may be in place still: it is for all schemas.
@@ -38,7 +40,8 @@ pub fn watch(host: Host, session: &Session, schema: &str, primary: &Arc<Primary>
     let hook = match session.commits {
         Some(hook) => hook,
         None => {
-            // Never freed: SQLite does not tell when another takes its place. One for each connection that serves.
+            // Never freed: SQLite does not tell when another takes its place. One for each
+            // connection that serves.
             let hook: &'static Commits = Box::leak(Box::default());
             hook.serve(schema, primary);
             session.commits.insert(hook)

@@ -200,7 +200,8 @@ impl Registry {
         Some(served.url)
     }
 
-    /// Ends serving the database at `path` where its files were replaced, so that it can be served anew.
+    /// Ends serving the database at `path` where its files were replaced, so that it can be served
+    /// anew.
     pub fn stop_if_lost(&self, path: &Path) {
         if self.primary(path).is_some_and(|primary| primary.is_stopped()) {
             self.stop_serving(path);

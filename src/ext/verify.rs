@@ -16,7 +16,8 @@ use crate::replica::{self, Compared, Follower, Upstream};
 use crate::sqlite::{Call, Output, Value};
 use crate::store::Sidecar;
 
-/// What the database sums up to, in 16 hexadecimal digits. Reads every page of the file that is at the path now, as a reader does.
+/// What the database sums up to, in 16 hexadecimal digits. Reads every page of the file that is at
+/// the path now, as a reader does.
 pub fn checksum(call: &Call, _: &Session, _: &Registry) -> Result<Output> {
     let path = file_of(call.host(), "main", "a checksum")?;
     let checksum = replica::checksums(&path, &call.host().vfs("main")?)?.total().unwrap_or_default();

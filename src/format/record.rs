@@ -46,8 +46,9 @@ pub const COMPRESSION_HEADER: &str = "litestream-compression";
 /// Response header with the page size in bytes, as in 2022.
 pub const PAGE_SIZE_HEADER: &str = "litestream-page-size";
 
-/// Response header with the server's clock when the request came, in milliseconds since the Unix epoch, rounded up; a space, and the
-/// name of that clock, 16 hex digits. The times in the records that follow are of the same clock.
+/// Response header with the server's clock when the request came, in milliseconds since the Unix
+/// epoch, rounded up; a space, and the name of that clock, 16 hex digits. The times in the records
+/// that follow are of the same clock.
 pub const TIME_HEADER: &str = "litestream-time";
 
 /// The time in a commit or a heartbeat of a sender that does not know it.
@@ -228,7 +229,8 @@ pub struct Commit {
     pub pages: u32,
     /// Checksum of the whole database; 0 when the sender keeps none.
     pub checksum: u64,
-    /// When the primary began the look at its WAL that found it, in milliseconds since the Unix epoch, or [`NO_TIME`].
+    /// When the primary began the look at its WAL that found it, in milliseconds since the Unix
+    /// epoch, or [`NO_TIME`].
     pub time: i64,
 }
 
@@ -339,12 +341,14 @@ pub fn most_pages(size: PageSize) -> usize {
     (limits::CHUNK_BYTES / size.bytes()).max(1)
 }
 
-/// Appends a heartbeat record to `out`. At `time`, in milliseconds since the Unix epoch or [`NO_TIME`], this was the newest.
+/// Appends a heartbeat record to `out`. At `time`, in milliseconds since the Unix epoch or
+/// [`NO_TIME`], this was the newest.
 pub fn heartbeat(position: Position, time: i64, out: &mut Vec<u8>) {
     seal(Type::Heartbeat, position, HEARTBEAT_SIZE, out, |out| out.extend_from_slice(&time.to_be_bytes()));
 }
 
-/// Reads the payload of a heartbeat with that header: when this was the newest, by the primary's clock.
+/// Reads the payload of a heartbeat with that header: when this was the newest, by the primary's
+/// clock.
 pub fn decode_heartbeat(header: &Header, payload: &[u8]) -> Result<i64> {
     let mut at = unseal("heartbeat record", header, payload)?;
     let time = at.u64_be()? as i64;

@@ -35,7 +35,8 @@ const INPUT_BUFFER: usize = limits::scaled(256 << 10, 4 << 10);
 const OUTPUT_BUFFER: usize = limits::scaled(16 << 10, 4 << 10);
 /// The longest answer to a comparison, in bytes.
 const ANSWER_LIMIT: u64 = 64 << 10;
-/// What the limits of single steps get on top when all of them together are waited for: those can say which it was.
+/// What the limits of single steps get on top when all of them together are waited for: those can
+/// say which it was.
 const SLACK: Duration = Duration::from_millis(250);
 
 /// A database served over HTTP, one stream at a time: opening one ends the one before.
@@ -85,8 +86,8 @@ impl HttpUpstream {
         Ok(Request { url, have, silence, upload, compression, authorization, agent, watch, stop })
     }
 
-    /// Does a request on a thread of its own: neither name resolution nor connecting can be interrupted, so that
-    /// [`HttpUpstream::shutdown`] leaves them to end by themselves.
+    /// Does a request on a thread of its own: neither name resolution nor connecting can be
+    /// interrupted, so that [`HttpUpstream::shutdown`] leaves them to end by themselves.
     fn ask<T: Send + 'static>(
         &self,
         request: Request,
@@ -215,8 +216,9 @@ impl Request {
         Ok(Opened { version2, compression, clock, page_size, body: Box::new(body) })
     }
 
-    /// What an answer means that is no stream. A server that does not take our position may still compare what is there. One that
-    /// does not know which database is meant has not looked at either.
+    /// What an answer means that is no stream. A server that does not take our position may still
+    /// compare what is there. One that does not know which database is meant has not looked at
+    /// either.
     fn refused(&self, response: Response<Body>) -> Error {
         let is_bad = response.status() == StatusCode::BAD_REQUEST && !is_page(&response);
         let error = refusal(response, self.silence, self.authorization.is_some());

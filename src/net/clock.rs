@@ -15,8 +15,8 @@ use crate::sqlite::{spawn, steady_id, steady_ms};
 /// How long that may take. An answer that comes much sooner is late already.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The value of [`TIME_HEADER`] for a request that came at `came_at`. Rounded up, and the times in records down: no difference of
-/// theirs is longer than what has passed.
+/// The value of [`TIME_HEADER`] for a request that came at `came_at`. Rounded up, and the times in
+/// records down: no difference of theirs is longer than what has passed.
 pub fn header_value(came_at: i64) -> HeaderValue {
     let text = format!("{} {:016x}", came_at.saturating_add(1), steady_id());
     // Digits and a space make a value of a header.
@@ -39,7 +39,8 @@ pub fn times(headers: &HeaderMap, version2: bool, ours: i64) -> Result<Times> {
     })
 }
 
-/// Asks for the clock of the server at `url` again, over connections of its own that are made as those of `agent`.
+/// Asks for the clock of the server at `url` again, over connections of its own that are made as
+/// those of `agent`.
 pub fn comparing(agent: &Agent, url: String) -> CompareClocks {
     let agent = Agent::new_with_config(agent.config().clone());
     Box::new(move || {

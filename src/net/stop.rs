@@ -24,7 +24,8 @@ pub struct Current {
 }
 
 impl Stop {
-    /// Ends the stream there was, for one on a connection of `agent`. Until it is answered, `answer` hears of a stop.
+    /// Ends the stream there was, for one on a connection of `agent`. Until it is answered,
+    /// `answer` hears of a stop.
     pub fn begin<T: Send + 'static>(&self, agent: Agent, answer: mpsc::Sender<Result<T>>) -> Result<()> {
         let mut current = self.lock();
         if self.is_stopped() {

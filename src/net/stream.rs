@@ -133,7 +133,8 @@ impl Stream for FeedStream {
     }
 }
 
-/// Drops a feed on a thread that may wait: it may be the last that has the database open, and closing that may write.
+/// Drops a feed on a thread that may wait: it may be the last that has the database open, and
+/// closing that may write.
 fn let_go(state: State) {
     if matches!(state, State::Over | State::Reading(_)) {
         return;

@@ -1,7 +1,8 @@
 //! A connection whose reads end at a deadline, however many bytes come.
 //!
-//! The HTTP client reads for as long as it needs to make sense of what comes, and its own limits count from one byte to the next. So
-//! one that is sent a byte a second, or that looks for the end of a line which was lost, would go on for ever.
+//! The HTTP client reads for as long as it needs to make sense of what comes, and its own limits
+//! count from one byte to the next. So one that is sent a byte a second, or that looks for the end
+//! of a line which was lost, would go on for ever.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};

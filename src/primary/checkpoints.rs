@@ -1,9 +1,9 @@
-//! Checkpoints of the library's own. Each runs in a thread that ends with it, so that the tail goes on to look however long
-//! the disk takes.
+//! Checkpoints of the library's own. Each runs in a thread that ends with it, so that the tail goes
+//! on to look however long the disk takes.
 //!
-//! A PASSIVE checkpoint waits for nobody, and what is committed while it copies stays in the WAL. Against writers that never
-//! pause and never checkpoint, it is never complete. As the last resort it then has the writers wait while the last frames
-//! are copied: only so can the WAL be restarted.
+//! A PASSIVE checkpoint waits for no lock, and what is committed while it copies stays in the WAL.
+//! Against writers that never pause and never checkpoint, it is never complete. As the last resort
+//! it then has the writers wait while the last frames are copied: only so can the WAL be restarted.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,9 +16,11 @@ use crate::sqlite::{Connection, guarded, spawn};
 
 /// Checkpoints in a row of a WAL past its limit: each has less to copy than the one before.
 const PASSES: u32 = 4;
-/// A WAL that nobody else checkpoints and that is this many times its limit is checkpointed while writers wait.
+/// A WAL that no other connection checkpoints and that is this many times its limit is checkpointed
+/// while writers wait.
 const LAST_RESORT: u64 = 2;
-/// How long a moment is looked for in which no writer has the write lock. One that never pauses gives it back for microseconds.
+/// How long a moment is looked for in which no writer has the write lock. One that never pauses
+/// gives it back for microseconds.
 const UNTIL_UNLOCKED: Duration = Duration::from_millis(100);
 /// How long writers are kept waiting, at most, for the core.
 const UNTIL_CORE: Duration = Duration::from_millis(50);
@@ -40,8 +42,9 @@ impl Checkpointer {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// Begins a checkpoint, after which the WAL may be restarted if it was complete. None may be under way. If nobody else
-    /// checkpoints, the WAL `is_neglected`, and writers wait for the end of a checkpoint once it is far past its limit.
+    /// Begins a checkpoint, after which the WAL may be restarted if it was complete. None may be
+    /// under way. If no other connection checkpoints, the WAL `is_neglected`, and writers wait for
+    /// the end of a checkpoint once it is far past its limit.
     pub fn begin(&mut self, primary: &Arc<Primary>, is_neglected: bool) -> Result<()> {
         self.wait();
         let (primary, connection) = (Arc::clone(primary), Arc::clone(&self.connection));
@@ -77,7 +80,8 @@ fn run(primary: &Primary, connection: &Connection, is_neglected: bool) -> Result
             let mut core = primary.lock_core();
             (primary.allow_restart(&mut core)?, core.seen().mark.last.0)
         };
-        // Where it got not even as far as it saw, a reader is in the way, or a checkpoint of somebody else.
+        // Where it got not even as far as it saw, a reader is in the way, or a checkpoint of
+        // another connection.
         let has_copied = done.is_some_and(|done| done.backfilled == done.frames);
         if is_complete || !has_copied || primary.is_stopped() || !primary.is_past_limit(frames, 1) {
             return Ok(());
@@ -89,7 +93,7 @@ fn run(primary: &Primary, connection: &Connection, is_neglected: bool) -> Result
     Ok(())
 }
 
-/// Checkpoints while nobody can commit. Gives up where writers would wait for more than the disk.
+/// Checkpoints while no one can commit. Gives up where writers would wait for more than the disk.
 fn checkpoint_alone(primary: &Primary, connection: &Connection) -> Result<()> {
     let (index, began) = (connection.wal_index()?, Instant::now());
     let _held = loop {
@@ -103,7 +107,7 @@ fn checkpoint_alone(primary: &Primary, connection: &Connection) -> Result<()> {
         std::thread::yield_now();
     };
     if primary.counters.checkpoints.time(|| connection.checkpoint())?.is_none() {
-        // Somebody else's is under way. It must not be taken for one that keeps writers out.
+        // Another's is under way. It must not be taken for one that keeps writers out.
         return Ok(());
     }
     primary.core_within(UNTIL_CORE).map_or(Ok(false), |mut core| primary.allow_restart(&mut core)).map(drop)

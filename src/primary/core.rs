@@ -65,11 +65,13 @@ pub(super) struct Core {
     /// How many pages were found to have changed without a commit, and the first of them.
     pub(super) unexplained: u64,
     pub(super) overwritten: Option<Pgno>,
-    /// For a database that is a replica itself: when its position was the newest, by this process' clock.
+    /// For a database that is a replica itself: when its position was the newest, by this process'
+    /// clock.
     pub(super) origin_time: Option<i64>,
     /// When the last look at the wal-index began.
     look_began: Cell<i64>,
-    /// When the last look began of which all was taken in: whatever was committed before is in the map.
+    /// When the last look began of which all was taken in: whatever was committed before is in the
+    /// map.
     pub(super) looked: i64,
 }
 
@@ -87,7 +89,8 @@ impl Core {
         Ok(core)
     }
 
-    /// The same for a database that is a replica, at a position of its upstream that was the newest at `time`.
+    /// The same for a database that is a replica, at a position of its upstream that was the newest
+    /// at `time`.
     pub fn open_replica(path: &Path, vfs: &CStr, position: Position, time: i64) -> Result<Core> {
         let (mut core, _) = Core::begin(path, vfs)?;
         core.position = position;
@@ -181,7 +184,8 @@ impl Core {
         }
     }
 
-    /// Lets go of a WAL whose index stays as a writer left it that died, where SQLite could not rebuild it otherwise.
+    /// Lets go of a WAL whose index stays as a writer left it that died, where SQLite could not
+    /// rebuild it otherwise.
     pub fn let_go_if_damaged(&mut self) -> Result<()> {
         let began = Instant::now();
         while state(&self.watcher.wal_index()?)?.is_none() {
@@ -196,8 +200,8 @@ impl Core {
         Ok(())
     }
 
-    /// Takes in what was committed up to the last look, which found `state`. None if nothing was; a WAL restarted without a commit
-    /// since is something, from frame 0 to frame 0.
+    /// Takes in what was committed up to the last look, which found `state`. None if nothing was; a
+    /// WAL restarted without a commit since is something, from frame 0 to frame 0.
     pub fn take_in(&mut self, state: &State) -> Result<Option<News>> {
         let began = self.look_began.get();
         let news = match self.unwatched {
@@ -208,8 +212,8 @@ impl Core {
         Ok(news)
     }
 
-    /// Whether all that was committed has been taken in, by a glance at shared memory: it never waits and reads no file. None if
-    /// that cannot be said.
+    /// Whether all that was committed has been taken in, by a glance at shared memory: it never
+    /// waits and reads no file. None if that cannot be said.
     pub fn is_up_to_date(&self) -> Result<Option<bool>> {
         if self.unwatched || self.uncompared {
             return Ok(None);
@@ -230,11 +234,12 @@ impl Core {
         }
     }
 
-    /// Fails if the database is not the file at its path any more, or a program other than SQLite has written to it.
+    /// Fails if the database is not the file at its path any more, or a program other than SQLite
+    /// has written to it.
     pub fn check_file(&mut self) -> Result<()> {
         self.watcher.check_in_place()?;
         match self.origin_time {
-            // Whoever feeds a replica looks for itself.
+            // The thread that feeds a replica looks for itself.
             Some(_) => Ok(()),
             None => self.header.check(&self.watcher),
         }

@@ -299,7 +299,8 @@ impl Feed {
         if self.version == Version::V2022 {
             return Ok(Step::End);
         }
-        // Where the log ends is known without waiting for anyone: this may be the thread that all streams share.
+        // Where the log ends is known without waiting for anyone: this may be the thread that all
+        // streams share.
         let position = self.log().reached();
         let mut out = Vec::new();
         record::error(position, &self.primary.told_to_others(error), &mut out);

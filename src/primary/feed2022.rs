@@ -23,7 +23,8 @@ pub(super) struct Resend {
 
 /// A snapshot being sent, and what follows it.
 struct Snapshot {
-    /// Keeps every page where it is until the last one was sent, or the WAL has grown past its limit.
+    /// Keeps every page where it is until the last one was sent, or the WAL has grown past its
+    /// limit.
     reader: Arc<Mutex<Connection>>,
     size: PageSize,
     /// Where each page was when the snapshot began.
@@ -33,8 +34,8 @@ struct Snapshot {
     then: (u64, Position, Lsn),
 }
 
-/// The read transactions of all snapshots that are being sent. Each keeps the WAL from being restarted, however slow its replica
-/// is. So it is the tail that ends them.
+/// The read transactions of all snapshots that are being sent. Each keeps the WAL from being
+/// restarted, however slow its replica is. So it is the tail that ends them.
 #[derive(Default)]
 pub(super) struct Pins(Mutex<Vec<Weak<Mutex<Connection>>>>);
 
@@ -130,7 +131,8 @@ impl Pins {
         reader
     }
 
-    /// Ends them all if a WAL of `bytes` is past the limit. One that is just being read through is left to the next call.
+    /// Ends them all if a WAL of `bytes` is past the limit. One that is just being read through is
+    /// left to the next call.
     pub fn check(&self, bytes: u64) {
         if bytes <= limits::SNAPSHOT_2022_WAL_BYTES {
             return;

@@ -1,7 +1,8 @@
 //! The age of what is known of a database, as replicas get it.
 //!
-//! A time that goes out with a position is when the look at the WAL began by which that was the newest, and never when it was
-//! sent. So a tail that waits for its disk, fails, compares pages, or does not run makes every replica's age grow.
+//! A time that goes out with a position is when the look at the WAL began by which that was the
+//! newest, and never when it was sent. So a tail that waits for its disk, fails, compares pages, or
+//! does not run makes every replica's age grow.
 
 use std::sync::TryLockError;
 use std::sync::atomic::Ordering::{Acquire, Release};
@@ -13,15 +14,18 @@ use super::pages::Places;
 use crate::base::{Result, limits};
 use crate::sqlite::steady_since;
 
-/// How long a status waits for the core. Pieces of a catch-up take some milliseconds, unless the disk is slow.
+/// How long a status waits for the core. Pieces of a catch-up take some milliseconds, unless the
+/// disk is slow.
 const STATUS_PATIENCE: Duration = Duration::from_millis(500);
 
 impl Primary {
-    /// When the last look began by which the log ends with the newest commit, by this process' clock. A relay says what its
-    /// upstream said. Looks itself where that needs neither a lock that is taken nor a file, so that it may be asked for anywhere;
-    /// what has been committed since is left to the tail.
+    /// When the last look began by which the log ends with the newest commit, by this process'
+    /// clock. A relay says what its upstream said. Looks itself where that needs neither a lock
+    /// that is taken nor a file, so that it may be asked for anywhere; what has been committed
+    /// since is left to the tail.
     ///
-    /// The end of the log is to be asked for afterwards: what a look has found is put there before its time is known here.
+    /// The end of the log is to be asked for afterwards: what a look has found is put there before
+    /// its time is known here.
     pub(super) fn known_at(&self) -> i64 {
         if let Some(time) = self.origin_known_at() {
             return time;
@@ -37,7 +41,8 @@ impl Primary {
         self.looked.load(Acquire)
     }
 
-    /// Looks at shared memory only. If nothing is new that is a look as good as any; if something is, it is the tail's to take in.
+    /// Looks at shared memory only. If nothing is new that is a look as good as any; if something
+    /// is, it is the tail's to take in.
     fn glance(&self, core: &Core) {
         let began = crate::sqlite::steady_ms();
         match core.is_up_to_date() {

@@ -76,7 +76,8 @@ impl Core {
     /// Appends the commit record for what has been seen, if it is known what the database sums up to. Whether it is.
     pub fn commit_record(&self, out: &mut Vec<u8>) -> bool {
         let Some(checksum) = self.map.total() else { return false };
-        // What was read for it was read later, and may have taken long: it is as old as the look that found it.
+        // What was read for it was read later, and may have taken long: it is as old as the look
+        // that found it.
         let time = self.origin_time.unwrap_or(self.looked);
         let commit = record::Commit { pages: self.seen().pages, checksum, time };
         commit.encode(self.position(), out);
@@ -147,7 +148,8 @@ impl Core {
         Ok(())
     }
 
-    /// A page that has changed without a commit is sent to nobody: nothing says that the rest of the file is what it was.
+    /// A page that has changed without a commit is sent to no one: nothing says that the rest of
+    /// the file is what it was.
     fn note_read(&mut self, pgno: Pgno, checksum: PageChecksum) -> Result<()> {
         if self.map.checksum(pgno).is_some_and(|known| known != checksum) {
             self.unexplained += 1;

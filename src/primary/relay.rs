@@ -32,7 +32,8 @@ pub struct Feeding<'p> {
 
 impl Primary {
     /// Begins to serve the database at `path`, a replica at `position`, while nobody writes to it. From here on everything is
-    /// written to it under [`Primary::feeding`]. At `time` by this process' clock, if that is known, it equalled its upstream.
+    /// written to it under [`Primary::feeding`]. At `time` by this process' clock, if that is
+    /// known, it equalled its upstream.
     pub fn relay(
         path: &Path,
         vfs: &CStr,
@@ -75,7 +76,8 @@ impl Primary {
 }
 
 impl Feeding<'_> {
-    /// What has been written so far led to `position`; at `time` by this process' clock, if that is known, it was the newest.
+    /// What has been written so far led to `position`; at `time` by this process' clock, if that is
+    /// known, it was the newest.
     pub fn reached(&mut self, position: Position, time: Option<i64>) -> Result<()> {
         let Some(origin) = self.primary.origin() else { return Ok(()) };
         let time = time.unwrap_or(NO_TIME);

@@ -234,7 +234,8 @@ impl Primary {
         })
     }
 
-    /// What the status table tells. What takes the core is left out where that is kept for long, as by a slow disk.
+    /// What the status table tells. What takes the core is left out where that is kept for long, as
+    /// by a slow disk.
     pub fn status(&self) -> Status {
         let read = |core: &Core| (core.position_now().ok(), core.db_bytes(), core.wal_bytes(), core.unexplained);
         let stalled = self.stalled();

@@ -1,4 +1,5 @@
-//! A primary that a test steps by hand: the tail's work without its thread. There only in the unit tests.
+//! A primary that a test steps by hand: the tail's work without its thread. There only in the unit
+//! tests.
 
 use std::ffi::CStr;
 use std::path::Path;

@@ -23,8 +23,8 @@ const MANY: u64 = 4;
 const QUIET: Duration = Duration::from_millis(100);
 /// A commit this recent may be followed by a checkpoint in its writer's thread.
 const JUST_NOW: Duration = Duration::from_millis(3);
-/// When nothing was copied into the database for this long while the WAL grew, or for so many commits each of which made it longer
-/// than writers let it become, nobody else sees to it.
+/// When nothing was copied into the database for this long while the WAL grew, or for so many
+/// commits each of which made it longer than writers let it become, no other connection sees to it.
 const ABANDONED: Duration = Duration::from_secs(1);
 const NEGLECTED: u64 = 64;
 /// Pause between two looks at a checkpoint that will take a while.
@@ -59,7 +59,7 @@ pub(super) struct Tail {
     /// The position others see in the sidecar, and since when.
     shown: (Position, Instant),
     last_position: Position,
-    /// How many frames were in the database, and when somebody else last copied some into it.
+    /// How many frames were in the database, and when another connection last copied some into it.
     last_backfill: (u32, Instant),
     /// Commits seen since then in a WAL that was due for a checkpoint.
     neglected: u64,
@@ -170,7 +170,8 @@ impl Tail {
         self.primary.noted(self.sidecar.show_position(&self.last_position));
     }
 
-    /// Ends serving: what is read here is not what others write. Nothing is known from here on, and so nothing is kept.
+    /// Ends serving: what is read here is not what others write. Nothing is known from here on, and
+    /// so nothing is kept.
     fn lose(&self, error: Error) {
         self.primary.noted(self.sidecar.forget_position());
         self.primary.lose(error);
@@ -230,7 +231,8 @@ impl Tail {
         Ok(news.then_some(commits))
     }
 
-    /// Finds out whether others checkpoint. What was copied while a checkpoint of ours ran counts as ours.
+    /// Finds out whether others checkpoint. What was copied while a checkpoint of ours ran counts
+    /// as ours.
     fn note_checkpoints(&mut self, state: &State, frames: u32, commits: u64, is_ours: bool) {
         let had = std::mem::replace(&mut self.last_backfill.0, state.backfilled);
         // A WAL that was restarted had been copied as a whole.
@@ -248,12 +250,13 @@ impl Tail {
         }
     }
 
-    /// Whether nobody else checkpoints.
+    /// Whether no other connection checkpoints.
     fn is_abandoned(&self) -> bool {
         self.last_backfill.1.elapsed() >= ABANDONED || self.neglected >= NEGLECTED
     }
 
-    /// Lets go of a WAL past its limit when looks fail: nothing of ours may keep it from being restarted for ever.
+    /// Lets go of a WAL past its limit when looks fail: nothing of ours may keep it from being
+    /// restarted for ever.
     fn let_go_after_failure(&mut self) {
         self.brake.unpin();
         let (limit, mut core) = (self.primary.options.wal_limit, self.primary.lock_core());

@@ -1,4 +1,5 @@
-//! Beginning a file anew: one that holds nothing, or whose pages are of another size than the upstream's.
+//! Beginning a file anew: one that holds nothing, or whose pages are of another size than the
+//! upstream's.
 
 use std::fs;
 use std::time::Duration;
@@ -12,11 +13,13 @@ use crate::store::{beside, holds_nothing};
 
 /// How long others that have the file open are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How often the file is looked at: closing what looked may bring what was in the WAL into the file.
+/// How often the file is looked at: closing what looked may bring what was in the WAL into the
+/// file.
 const LOOKS: usize = 2;
 
 impl Feeder<'_> {
-    /// Whether the database holds nothing, as a reader sees it. One that cannot be read holds something.
+    /// Whether the database holds nothing, as a reader sees it. One that cannot be read holds
+    /// something.
     pub(super) fn holds_nothing(&self) -> Result<bool> {
         if self.is_new()? {
             return Ok(true);
@@ -27,9 +30,10 @@ impl Feeder<'_> {
         }
     }
 
-    /// Empties a file that holds nothing if nobody else has it open, so that it can become a replica with pages of any size. If
-    /// others do, it is left as it is, and becomes a replica by a commit, which they see. So does one in rollback mode: who reads it
-    /// now and then only holds no lock, and tells by a few numbers in the header alone that it is another one.
+    /// Empties a file that holds nothing if no other connection has it open, so that it can become
+    /// a replica with pages of any size. If others do, it is left as it is, and becomes a replica
+    /// by a commit, which they see. So does one in rollback mode: who reads it now and then only
+    /// holds no lock, and tells by a few numbers in the header alone that it is another one.
     pub(super) fn begin_anew_if_alone(&mut self) -> Result<()> {
         self.reopen()?;
         let path = self.database.connection.path().to_path_buf();
@@ -41,7 +45,7 @@ impl Feeder<'_> {
             if !has_nothing || !is_in_wal_mode(&seen) {
                 return Ok(());
             }
-            // Whoever makes a table changes the header, in the file or in a WAL.
+            // A connection that makes a table changes the header, in the file or in a WAL.
             let is_as_seen = |database: &Database| Ok(database.header()? == seen && !has_wal(database));
             match self.empty(Duration::ZERO, is_as_seen) {
                 Ok(false) => {}
@@ -53,7 +57,8 @@ impl Feeder<'_> {
         Ok(())
     }
 
-    /// Empties a file whose pages are of another size than those of the upstream, which sends everything.
+    /// Empties a file whose pages are of another size than those of the upstream, which sends
+    /// everything.
     pub(super) fn begin_anew(&mut self, size: PageSize) -> Result<()> {
         let own = self.database.page_size()?;
         let emptied = match self.options.overwrite {
@@ -82,7 +87,8 @@ impl Feeder<'_> {
         }
     }
 
-    /// A connection that has read nothing, and so keeps nobody from the file. What the last one brings into it is brought.
+    /// A connection that has read nothing, and so keeps no one from the file. What the last one
+    /// brings into it is brought.
     fn reopen(&mut self) -> Result<()> {
         let path = self.database.connection.path().to_path_buf();
         self.database = Database::open(&path, &self.vfs, self.options.checkpoint_frames)?;
@@ -100,14 +106,16 @@ impl Feeder<'_> {
         if !check(&self.database)? {
             return Ok(false);
         }
-        // What a crash leaves is an empty database, from which SQLite takes away what is left of a WAL.
+        // What a crash leaves is an empty database, from which SQLite takes away what is left of a
+        // WAL.
         file.truncate(0)?;
         file.sync()?;
         Ok(self.database.content()? == Content::Nothing)
     }
 }
 
-/// Whether something may be in the WAL. There is none where everybody who had the database open closed it.
+/// Whether something may be in the WAL. There is none where everybody who had the database open
+/// closed it.
 fn has_wal(database: &Database) -> bool {
     match fs::metadata(beside(database.connection.path(), "-wal")) {
         Ok(file) => file.len() > 0,

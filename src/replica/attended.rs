@@ -14,8 +14,9 @@ pub fn interrupted() -> Error {
     Error::new(Kind::Interrupted, "litestream: interrupted")
 }
 
-/// Does `work` on a thread of its own. Meanwhile the calling one, which alone may use the connection of the host, asks
-/// `is_interrupted`; once that is so it calls `cancel`, which must make `work` end soon.
+/// Does `work` on a thread of its own. Meanwhile the calling one, which alone may use the
+/// connection of the host, asks `is_interrupted`; once that is so it calls `cancel`, which must
+/// make `work` end soon.
 pub(super) fn attended<T: Send + 'static>(
     is_interrupted: &dyn Fn() -> bool,
     cancel: impl FnOnce(),

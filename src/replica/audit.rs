@@ -1,12 +1,15 @@
-//! Reads the file of a followed replica over and over, as any reader does, and compares it with what the replica believes.
+//! Reads the file of a followed replica over and over, as any reader does, and compares it with
+//! what the replica believes.
 //!
 //! ```text
-//! file at the path -> audit thread: checksums of one chunk -> apply thread: are these the pages I know?
+//! file at the path -> audit thread: checksums of one chunk -> apply thread: are these the pages I
+//! know?
 //! ```
 //!
-//! A thread of its own reads one chunk after another, each in a read transaction that ends with the chunk. The apply thread
-//! compares: it is the only one that changes the pages and what is known of them. A page that differs may have changed since
-//! the chunk was read, so the apply thread reads it once more, and only then reports it.
+//! A thread of its own reads one chunk after another, each in a read transaction that ends with the
+//! chunk. The apply thread compares: it is the only one that changes the pages and what is known of
+//! them. A page that differs may have changed since the chunk was read, so the apply thread reads
+//! it once more, and only then reports it.
 
 use std::ffi::{CStr, CString};
 use std::path::{Path, PathBuf};
@@ -41,7 +44,7 @@ struct Shared {
 /// What the two threads hand over.
 #[derive(Default)]
 struct Desk {
-    /// A chunk that nobody has compared yet, or why it could not be read.
+    /// A chunk that no one has compared yet, or why it could not be read.
     read: Option<Result<Sums>>,
     stopped: bool,
 }
@@ -208,7 +211,8 @@ impl Feeder<'_> {
         }
     }
 
-    /// Which of these pages are not as they should be, after another look at those that do not seem so.
+    /// Which of these pages are not as they should be, after another look at those that do not seem
+    /// so.
     fn differing(&self, sums: &[(Pgno, PageChecksum)]) -> Result<Vec<Pgno>> {
         let Some(known) = self.database.checksums() else { return Ok(Vec::new()) };
         let seems_wrong = |(pgno, sum): &&(Pgno, PageChecksum)| known.get(*pgno).is_some_and(|known| known != *sum);

@@ -87,7 +87,8 @@ impl<'c> Bootstrap<'c> {
         Ok(())
     }
 
-    /// Makes the database of `pages` pages whole and durable, if the pages written sum up to `expected`. Returns their checksums.
+    /// Makes the database of `pages` pages whole and durable, if the pages written sum up to
+    /// `expected`. Returns their checksums.
     ///
     /// # Errors
     /// [`Kind::Corrupt`] if they do not, or if a page never came.
@@ -99,8 +100,8 @@ impl<'c> Bootstrap<'c> {
         }
     }
 
-    /// Makes the database of `pages` pages whole and durable, for a stream that does not say what they sum up to. Returns their
-    /// checksums, if each of them came.
+    /// Makes the database of `pages` pages whole and durable, for a stream that does not say what
+    /// they sum up to. Returns their checksums, if each of them came.
     pub fn finish_unchecked(mut self, pages: u32) -> Result<Option<Checksums>> {
         let checksums = std::mem::replace(&mut self.written, Written::new(self.size)).whole(pages).ok();
         self.finish(pages).map(|()| checksums)

@@ -4,7 +4,8 @@ use crate::base::{Error, Kind, PageSize, Result};
 use crate::sqlite::Connection;
 use crate::store::{Changes, Checksums};
 
-/// Fails unless a database of `pages` pages sums up to `expected` after `changes`. What is not known is not compared.
+/// Fails unless a database of `pages` pages sums up to `expected` after `changes`. What is not
+/// known is not compared.
 pub(super) fn check_total(
     connection: &Connection,
     checksums: Option<&Checksums>,
@@ -28,8 +29,8 @@ pub(super) fn check_total(
     ))
 }
 
-/// Fails if a database would grow to `pages` pages by a WAL that has too few `frames` for that. SQLite takes it for damaged
-/// then, and never gets that WAL into the database.
+/// Fails if a database would grow to `pages` pages by a WAL that has too few `frames` for that.
+/// SQLite takes it for damaged then, and never gets that WAL into the database.
 pub(super) fn check_growth(connection: &Connection, size: PageSize, pages: u32, frames: u64) -> Result<()> {
     const SLACK: u64 = 65536;
     let page = u64::from(size.get());

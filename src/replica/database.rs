@@ -137,9 +137,9 @@ impl Database {
 
     /// Adds a page to a commit. `stop` is asked while waiting for a lock.
     ///
-    /// What does not fit into memory goes to the WAL, and the write lock is kept from then on, as SQLite keeps it for a
-    /// transaction: without it a checkpoint that restarts the WAL would drop the frames. [`Database::commit`] gives it back, and
-    /// so does [`Database::abandon`].
+    /// What does not fit into memory goes to the WAL, and the write lock is kept from then on, as
+    /// SQLite keeps it for a transaction: without it a checkpoint that restarts the WAL would drop
+    /// the frames. [`Database::commit`] gives it back, and so does [`Database::abandon`].
     pub fn put(&mut self, pending: &mut Pending, pgno: Pgno, image: &[u8], stop: &dyn Fn() -> bool) -> Result<()> {
         if pgno == Pgno::ONE {
             check_page_one(image, pending.stage.page_size())?;
@@ -178,10 +178,12 @@ impl Database {
 
     /// Ends a commit that leads to `pages` pages: all readers that start from now on see it.
     ///
-    /// When the frames written would not make the database sum up to `expected`, the commit is dropped.
+    /// When the frames written would not make the database sum up to `expected`, the commit is
+    /// dropped.
     ///
     /// # Errors
-    /// [`Kind::Diverged`] for that, and for a WAL that someone else wrote to; [`Kind::Busy`] if another has the write lock.
+    /// [`Kind::Diverged`] for that, and for a WAL that someone else wrote to; [`Kind::Busy`] if
+    /// another has the write lock.
     pub fn commit(
         &mut self,
         mut pending: Pending,
@@ -233,7 +235,8 @@ impl Database {
         self.checksums = checksums;
     }
 
-    /// What the pages sum up to. Reads every page unless that is known; from then on another's write is noticed.
+    /// What the pages sum up to. Reads every page unless that is known; from then on another's
+    /// write is noticed.
     pub fn read_checksums(&mut self) -> Result<&Checksums> {
         let size = self.page_size()?;
         match &mut self.checksums {
@@ -399,13 +402,15 @@ impl Database {
 }
 
 impl Drop for Database {
-    /// SQLite keeps the locks of a connection that closes if the process has others to the same database.
+    /// SQLite keeps the locks of a connection that closes if the process has others to the same
+    /// database.
     fn drop(&mut self) {
         self.abandon();
     }
 }
 
-/// Nobody else may write to a replica. Restarting its WAL or rebuilding its wal-index is no writing.
+/// No other connection may write to a replica. Restarting its WAL or rebuilding its wal-index is no
+/// writing.
 fn check_undisturbed(connection: &Connection, published: &Option<Header>, now: &Header) -> Result<()> {
     let Some(before) = published else { return Ok(()) };
     let same = now.last == before.last && now.frame_checksum == before.frame_checksum;
@@ -413,8 +418,8 @@ fn check_undisturbed(connection: &Connection, published: &Option<Header>, now: &
     if same || restarted { Ok(()) } else { Err(disturbed(connection)) }
 }
 
-/// Takes the write lock, or takes it over if it was kept. Others hold it for moments only: a checkpoint that restarts the
-/// WAL, or one of us.
+/// Takes the write lock, or takes it over if it was kept. Others hold it for moments only: a
+/// checkpoint that restarts the WAL, or one of us.
 fn begin<'c>(
     connection: &'c Connection,
     size: PageSize,

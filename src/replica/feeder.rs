@@ -66,7 +66,8 @@ pub(super) struct Feeder<'p> {
     pub(super) lineage: Option<Generation>,
     /// Whether the upstream was told what pages the replica has, and sends those that differ.
     pub(super) compares: bool,
-    /// Whether the upstream is to be asked for everything next, since it cannot compare pages of this size.
+    /// Whether the upstream is to be asked for everything next, since it cannot compare pages of
+    /// this size.
     pub(super) takes_everything: bool,
     /// Whether the next commit leads there from a state that no position stands for.
     pub(super) replaces: bool,
@@ -193,8 +194,8 @@ impl<'p> Feeder<'p> {
         Ok(self.options.overwrite || self.holds_nothing()?)
     }
 
-    /// The upstream is about to send what the replica lacks, or everything, of `generation`, with pages of `size`. Fails if that
-    /// would replace what is not its own.
+    /// The upstream is about to send what the replica lacks, or everything, of `generation`, with
+    /// pages of `size`. Fails if that would replace what is not its own.
     pub fn adopt(&mut self, generation: Generation, everything: bool, size: PageSize) -> Result<()> {
         let known = self.position.is_some_and(|here| here.generation == generation);
         if !everything && !known && !self.compares {
@@ -241,8 +242,8 @@ impl<'p> Feeder<'p> {
         Ok(true)
     }
 
-    /// Keeps what was applied, whatever ended the stream. A file that came to nothing is nobody's: whoever makes a database of it has
-    /// one of their own.
+    /// Keeps what was applied, whatever ended the stream. A file that came to nothing is no one's:
+    /// a database made of it later is the application's own.
     pub fn keep(&mut self) -> Result<()> {
         match self.is_new()? {
             true => self.belong_as_before(),
@@ -250,7 +251,7 @@ impl<'p> Feeder<'p> {
         }
     }
 
-    /// Takes back whose replica this is: what is there was not replaced, and may be somebody's own.
+    /// Takes back whose replica this is: what is there was not replaced, and may be someone's own.
     fn belong_as_before(&mut self) -> Result<()> {
         self.same_upstream = false;
         self.known_url.as_ref().map_or_else(|| self.sidecar.forget(), |url| self.sidecar.set_upstream(url))
@@ -294,8 +295,9 @@ impl<'p> Feeder<'p> {
         self.make_durable_if_due()
     }
 
-    /// Has `write` write what leads to `position`, and say of how many pages, if that is a commit. Who serves the replica on knows of it
-    /// before any reader can look. A relay begins before that, or after it.
+    /// Has `write` write what leads to `position`, and say of how many pages, if that is a commit.
+    /// Who serves the replica on knows of it before any reader can look. A relay begins before
+    /// that, or after it.
     fn write(
         &mut self,
         write: impl FnOnce(&mut Database, &dyn Fn() -> bool) -> Result<Option<u64>>,
@@ -367,8 +369,9 @@ impl<'p> Feeder<'p> {
         self.database.connection.check_in_place()
     }
 
-    /// Fails if commits would go to a file that is not the one at the path, or another SQLite of this process may have dropped
-    /// the locks that they are written under. Makes the sidecar again where it was removed.
+    /// Fails if commits would go to a file that is not the one at the path, or another SQLite of
+    /// this process may have dropped the locks that they are written under. Makes the sidecar again
+    /// where it was removed.
     fn check_locks(&mut self) -> Result<()> {
         if self.lock.keep()? {
             (self.same_upstream, self.durable) = (false, None);
@@ -434,7 +437,7 @@ impl<'p> Feeder<'p> {
             self.sidecar.forget_position()?;
         }
         self.database.take_as_published()?;
-        // What comes from here on is noticed as somebody else's.
+        // What comes from here on is noticed as another's.
         match self.position.is_none() && !is_own && !self.holds_nothing()? {
             true => Err(self.belongs_to_another()),
             false => Ok(()),

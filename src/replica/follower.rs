@@ -16,8 +16,8 @@ use super::{Upstream, stream};
 use crate::base::{Error, Kind, Position, Result, limits};
 use crate::sqlite::{guarded, join, random_bytes, spawn};
 
-/// Catches the database at `path` up with `upstream`, once, and tells `progress` of it. Returns the position reached. Ends, with
-/// an error, when `is_interrupted` says so.
+/// Catches the database at `path` up with `upstream`, once, and tells `progress` of it. Returns the
+/// position reached. Ends, with an error, when `is_interrupted` says so.
 pub fn pull(
     path: &Path,
     vfs: &CStr,
@@ -71,7 +71,8 @@ struct Orders {
 
 impl Follower {
     /// Begins to follow. Returns when the first catch-up was applied; or, when the upstream cannot be reached but the
-    /// database is a replica of it already, at once. `progress` is told of all that comes. Fails when `is_interrupted` says so.
+    /// database is a replica of it already, at once. `progress` is told of all that comes. Fails
+    /// when `is_interrupted` says so.
     pub fn start(
         path: &Path,
         vfs: &CStr,
@@ -121,8 +122,8 @@ impl Follower {
         Arc::clone(&self.progress)
     }
 
-    /// Begins to serve the replica on: calls `start` while nothing is written to it, with its position and when that was known to be
-    /// the newest.
+    /// Begins to serve the replica on: calls `start` while nothing is written to it, with its
+    /// position and when that was known to be the newest.
     pub fn relay_by<R: Relay + 'static>(
         &self,
         start: impl FnOnce(Position, Option<i64>) -> Result<Arc<R>>,
@@ -198,7 +199,8 @@ fn run(
         };
         let error = ended.and(kept).err().unwrap_or_else(|| Error::new(Kind::Io, "stream: the upstream ended it"));
         let hopeless = matches!(error.kind(), Kind::Refused | Kind::CantOpen | Kind::ReadOnly | Kind::Usage);
-        // An upstream that answered is likely to be back soon. One that never did is likely a wrong URL.
+        // An upstream that answered is likely to be back soon. One that never did is likely a wrong
+        // URL.
         let cut_off = error.kind() == Kind::Io && progress.connections() > connections;
         let again = feeder.position().is_some() || (cut_off && called.elapsed() < options.silence);
         if !progress.is_caught_up() && (hopeless || !again) {

@@ -4,9 +4,11 @@ use super::stage::Stage;
 use crate::base::{PageSize, limits};
 use crate::store::Appended;
 
-/// The pages of one commit on their way into a [`super::database::Database`]: in memory, and what does not fit there in the WAL, unseen.
+/// The pages of one commit on their way into a [`super::database::Database`]: in memory, and what
+/// does not fit there in the WAL, unseen.
 ///
-/// Once a page has come, at least one is in memory: the frame that carries the commit has a page of the commit to hold.
+/// Once a page has come, at least one is in memory: the frame that carries the commit has a page of
+/// the commit to hold.
 pub(super) struct Pending {
     pub stage: Stage,
     /// What is in the WAL of it already.

@@ -88,7 +88,8 @@ impl<R: Read> Records<R> {
         self.headway.begun(begin, self.silence)
     }
 
-    /// Reads what takes no longer than the silence allowed, and a second for so many of its `bytes`.
+    /// Reads what takes no longer than the silence allowed, and a second for so many of its
+    /// `bytes`.
     fn limited<T>(
         &mut self,
         what: &str,
@@ -130,7 +131,8 @@ impl<R: Read> Records<R> {
     }
 }
 
-/// Whether a stream brings the replica on. Heartbeats do where it has everything, and say nothing where it waits for more.
+/// Whether a stream brings the replica on. Heartbeats do where it has everything, and say nothing
+/// where it waits for more.
 struct Headway {
     /// When pages or a commit came last, or were said to come.
     at: Instant,
@@ -162,8 +164,8 @@ impl Headway {
         Ok(())
     }
 
-    /// A primary that reads its database before it knows what to send says so with one begin record after the other. It may take
-    /// as long as reading takes that much.
+    /// A primary that reads its database before it knows what to send says so with one begin record
+    /// after the other. It may take as long as reading takes that much.
     fn begun(&mut self, begin: &Begin, silence: Duration) -> Result<()> {
         if !self.is_due {
             (self.at, self.busy_for) = (Instant::now(), Duration::ZERO);

@@ -12,7 +12,8 @@ pub trait Relay: Send + Sync {
 
 /// The time in which the replica is written to.
 pub trait Feeding {
-    /// What has been written led to `position`, the newest there was at `time` (ms by this process' clock), if that is known.
+    /// What has been written led to `position`, the newest there was at `time` (ms by this process'
+    /// clock), if that is known.
     fn reached(&mut self, position: Position, time: Option<i64>) -> Result<()>;
 
     /// Allows the WAL to be restarted, if all of it is in the database.

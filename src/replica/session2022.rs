@@ -93,7 +93,8 @@ fn first_record(
     records.header()?.map(Some).ok_or_else(ended)
 }
 
-/// Waits for as long as the upstream says nothing, which it does when it has nothing to say. False if the replica is to stop.
+/// Waits for as long as the upstream says nothing, which it does when it has nothing to say. False
+/// if the replica is to stop.
 fn wait_for_data(feeder: &Feeder, records: &mut Records<Pump>) -> bool {
     while !records.has_more() && !records.body().has_data_within(PAUSE) {
         if (feeder.stop)() {

@@ -134,7 +134,8 @@ impl Progress {
         self.lock().lag()
     }
 
-    /// Where the replica is, and when that was known to be the newest, in ms by this process' clock.
+    /// Where the replica is, and when that was known to be the newest, in ms by this process'
+    /// clock.
     pub(super) fn standing(&self) -> (Option<Position>, Option<i64>) {
         let inner = self.lock();
         (inner.position, inner.equal_at)
@@ -169,7 +170,8 @@ impl Progress {
         }
     }
 
-    /// Waits until the replica has reached `position`; whether it has before the time is over. Fails when `is_interrupted` says so.
+    /// Waits until the replica has reached `position`; whether it has before the time is over.
+    /// Fails when `is_interrupted` says so.
     pub fn wait_for(&self, position: &Position, patience: Duration, is_interrupted: &dyn Fn() -> bool) -> Result<bool> {
         let deadline = Instant::now() + patience;
         let mut inner = self.lock();
@@ -218,7 +220,8 @@ impl Progress {
         }
     }
 
-    /// Waits for a change, for `time` at most. Nobody is kept waiting while it is asked whether to go on.
+    /// Waits for a change, for `time` at most. No one is kept waiting while it is asked whether to
+    /// go on.
     fn wait<'p>(
         &'p self,
         inner: MutexGuard<'p, Inner>,
@@ -372,8 +375,8 @@ impl Inner {
         self.equal_at.map(|at| steady_since(at).as_secs_f64())
     }
 
-    /// What the replica holds was the newest then. Where that lies far back although it came just now, there is something in
-    /// the way further up, and the state says so.
+    /// What the replica holds was the newest then. Where that lies far back although it came just
+    /// now, there is something in the way further up, and the state says so.
     fn knows(&mut self, newest: Newest) {
         if let (Some(at), Some(before)) = (newest.at, self.equal_at)
             && at > before

@@ -1,4 +1,5 @@
-//! A replica that a test feeds: the follower's work without its thread. There only in the unit tests.
+//! A replica that a test feeds: the follower's work without its thread. There only in the unit
+//! tests.
 
 use std::ffi::CStr;
 use std::path::Path;
@@ -19,7 +20,8 @@ pub enum After {
     Die,
 }
 
-/// Takes the database at `path` as a replica of `upstream` and applies stream after stream, until `ended` says otherwise.
+/// Takes the database at `path` as a replica of `upstream` and applies stream after stream, until
+/// `ended` says otherwise.
 pub fn feed(
     path: &Path,
     vfs: &CStr,

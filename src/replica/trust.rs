@@ -84,7 +84,8 @@ impl Feeder<'_> {
         Ok(!self.compares && self.mended_at.is_none_or(|at| at.elapsed() > limits::RETRY_MAX))
     }
 
-    /// The upstream cannot compare what the replica has. Whether it is asked for everything next: if what is there may be replaced.
+    /// The upstream cannot compare what the replica has. Whether it is asked for everything next:
+    /// if what is there may be replaced.
     pub fn gives_up_comparing(&mut self) -> Result<bool> {
         if !self.compares || !self.may_be_replaced()? {
             return Ok(false);
@@ -110,7 +111,8 @@ impl Feeder<'_> {
         self.mended_at = Some(Instant::now());
         let name = self.database.connection.path().display();
         if doubted == Doubted::Position {
-            // An upstream that was killed asks everybody what they have. What was sent are the commits since, as far as anybody knows.
+            // An upstream that was killed asks everybody what they have. What was sent are the
+            // commits since, as far as anyone knows.
             log::info!("{name}: up to date by {pages} pages, found by their checksums: {why}");
             return;
         }

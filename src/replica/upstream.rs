@@ -53,13 +53,15 @@ pub trait Upstream: Send + Sync {
     /// Has the pages of a replica at `position` compared with the upstream's.
     fn compare(&self, have: PageSums, position: Option<Position>) -> Result<Compared>;
 
-    /// The same upstream, with requests of its own: what ends those of the one does not end those of the other.
+    /// The same upstream, with requests of its own: what ends those of the one does not end those
+    /// of the other.
     fn another(&self) -> Arc<dyn Upstream>;
 
     /// Makes a read of the stream that is open, if one is, return with an error at once.
     fn interrupt(&self);
 
-    /// Makes an `open`, a `compare` or a read that is blocked return with an error at once, and all later ones fail.
+    /// Makes an `open`, a `compare` or a read that is blocked return with an error at once, and all
+    /// later ones fail.
     fn shutdown(&self);
 }
 

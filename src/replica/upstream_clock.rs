@@ -1,8 +1,9 @@
 //! The age of what an upstream says, without trust in any wall clock.
 //!
-//! What the upstream's clock said when it got a request was said after the request was sent. So what it says of a later moment, by
-//! the same clock, happened as much later at least. Both clocks count the time that passes, whatever they are set to; nothing looks
-//! younger than it is, nor older by more than the request took.
+//! What the upstream's clock said when it got a request was said after the request was sent. So
+//! what it says of a later moment, by the same clock, happened as much later at least. Both clocks
+//! count the time that passes, whatever they are set to; nothing looks younger than it is, nor
+//! older by more than the request took.
 
 use std::sync::mpsc::{Receiver, TryRecvError};
 use std::time::Duration;
@@ -10,15 +11,18 @@ use std::time::Duration;
 use crate::base::unix_ms;
 use crate::sqlite::{steady_ms, steady_since};
 
-/// How long a comparison of the two clocks is relied on before they are compared again: they do not run at quite the same rate.
+/// How long a comparison of the two clocks is relied on before they are compared again: they do not
+/// run at quite the same rate.
 const REFRESH: Duration = Duration::from_secs(600);
-/// How long a request may take that compares them while a stream goes on. One that takes longer says less than what is known.
+/// How long a request may take that compares them while a stream goes on. One that takes longer
+/// says less than what is known.
 const PROMPT: Duration = Duration::from_millis(500);
 
 /// What a stream's times mean here.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Times {
-    /// They are of a clock that said `theirs` in ms after it was `ours` here, when a request was sent.
+    /// They are of a clock that said `theirs` in ms after it was `ours` here, when a request was
+    /// sent.
     Since {
         /// Our time.
         ours: i64,
@@ -27,16 +31,19 @@ pub enum Times {
         /// Which clock theirs is: another process has another one.
         clock: u64,
     },
-    /// They are wall clock times, of a server that does not say what its clock is: that clock and ours are taken to be equal.
+    /// They are wall clock times, of a server that does not say what its clock is: that clock and
+    /// ours are taken to be equal.
     WallClock,
-    /// There are none, as in version 1. What comes is the newest there was when the request was sent, or newer.
+    /// There are none, as in version 1. What comes is the newest there was when the request was
+    /// sent, or newer.
     None {
         /// When that was.
         ours: i64,
     },
 }
 
-/// Compares the clocks again, on a thread of its own: what it gets comes from there, or nothing does.
+/// Compares the clocks again, on a thread of its own: what it gets comes from there, or nothing
+/// does.
 pub type CompareClocks = Box<dyn Fn() -> Receiver<Times> + Send>;
 
 /// When a state was the newest of its upstream.
@@ -44,10 +51,11 @@ pub type CompareClocks = Box<dyn Fn() -> Receiver<Times> + Send>;
 pub struct Newest {
     /// This moment or later, in ms by this process' clock. None if that is not known.
     pub at: Option<i64>,
-    /// Whether the upstream says so again and again, so that it should never lie far back. Otherwise one that is not known changes
-    /// nothing of what was known before.
+    /// Whether the upstream says so again and again, so that it should never lie far back.
+    /// Otherwise one that is not known changes nothing of what was known before.
     pub is_periodic: bool,
-    /// Whether this is the last that has come, and was just waited for: then it is not our own delay if it lies far back.
+    /// Whether this is the last that has come, and was just waited for: then it is not our own
+    /// delay if it lies far back.
     pub is_last_word: bool,
 }
 
@@ -90,7 +98,8 @@ impl UpstreamClock {
 }
 
 impl Times {
-    /// Whether it is worth more than what a stream began with: the request that was sent at `sent` took long otherwise.
+    /// Whether it is worth more than what a stream began with: the request that was sent at `sent`
+    /// took long otherwise.
     pub fn is_prompt(sent: i64) -> bool {
         steady_since(sent) <= PROMPT
     }
@@ -121,7 +130,8 @@ mod tests {
         times.newest_as_of(time, now, wall).at
     }
 
-    /// A request that left here at 1,000 and came there at 500,000, by a clock that is far ahead of ours.
+    /// A request that left here at 1,000 and came there at 500,000, by a clock that is far ahead of
+    /// ours.
     const ASKED: Times = Times::Since { ours: 1_000, theirs: 500_000, clock: 1 };
 
     #[test]

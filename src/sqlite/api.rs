@@ -77,8 +77,8 @@ pub fn version() -> (String, c_int) {
     }
 }
 
-/// Whether this version of SQLite rebuilds a damaged wal-index only while nobody has a lock on it, readers included: those before
-/// 3.33. Later ones pass over the read locks that they cannot get.
+/// Whether this version of SQLite rebuilds a damaged wal-index only while no one has a lock on it,
+/// readers included: those before 3.33. Later ones pass over the read locks that they cannot get.
 pub fn needs_all_locks_to_recover(version: c_int) -> bool {
     version < 3_033_000
 }

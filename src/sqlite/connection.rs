@@ -75,8 +75,8 @@ pub struct Connection {
     is_plain: Cell<bool>,
 }
 
-/// A connection whose files are not at their paths any more. SQLite says so in its log when it is closed, and the host's log
-/// callback is only called from a call of the host.
+/// A connection whose files are not at their paths any more. SQLite says so in its log when it is
+/// closed, and the host's log callback is only called from a call of the host.
 struct LeftOpen {
     db: *mut sqlite3,
     pin: *mut sqlite3_stmt,
@@ -168,8 +168,8 @@ impl Connection {
         self.note_log().map(|()| text)
     }
 
-    /// Fails if the database, its WAL or its wal-index is not the file at its path any more; and at the end of the process, if
-    /// SQLite might call something of the host.
+    /// Fails if the database, its WAL or its wal-index is not the file at its path any more; and at
+    /// the end of the process, if SQLite might call something of the host.
     pub fn check_in_place(&self) -> Result<()> {
         if !self.is_usable() {
             return Err(Error::new(Kind::Refused, "litestream: the process ends"));
@@ -177,7 +177,8 @@ impl Connection {
         self.opened.check()
     }
 
-    /// Whether SQLite may be called with it: at the end of the process, not if that might call something of the host.
+    /// Whether SQLite may be called with it: at the end of the process, not if that might call
+    /// something of the host.
     pub fn is_usable(&self) -> bool {
         !is_exiting() || self.can_close()
     }
@@ -213,8 +214,9 @@ impl Connection {
         self.check_unmoved()
     }
 
-    /// Fails if the VFS changes what it reads, such as one that encrypts pages or gives each a checksum. SQLite reads such a
-    /// file page by page, and this library reads and writes many pages, or a part of one, at once.
+    /// Fails if the VFS changes what it reads, such as one that encrypts pages or gives each a
+    /// checksum. SQLite reads such a file page by page, and this library reads and writes many
+    /// pages, or a part of one, at once.
     pub fn require_plain_pages(&self, page_bytes: usize) -> Result<()> {
         if self.is_plain.get() {
             return Ok(());
@@ -284,7 +286,8 @@ impl Connection {
     /// Runs a PASSIVE checkpoint, which waits for nobody (<https://www.sqlite.org/c3ref/wal_checkpoint_v2.html>).
     /// None when another checkpoint is running.
     pub fn checkpoint(&self) -> Result<Option<Checkpointed>> {
-        // What is copied to a file that is not there any more would count as copied to the one that is.
+        // What is copied to a file that is not there any more would count as copied to the one that
+        // is.
         self.check_in_place()?;
         checkpoint(self.db, c"main").map_err(|rc| self.failure("checkpointing", rc))
     }
@@ -330,7 +333,8 @@ impl Connection {
     }
 }
 
-/// What a connection does with the WAL when it is the last one to be closed, where that is not SQLite's default.
+/// What a connection does with the WAL when it is the last one to be closed, where that is not
+/// SQLite's default.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CloseSettings {
     /// Leaves the file there (`SQLITE_FCNTL_PERSIST_WAL`).
@@ -369,7 +373,8 @@ impl Connection {
         }
         if settings.keeps_wal {
             let mut on: c_int = 1;
-            // SAFETY: the handle is open; this file control reads one integer, and SQLite passes it on to the VFS, which may not know it.
+            // SAFETY: the handle is open; this file control reads one integer, and SQLite passes it
+            // on to the VFS, which may not know it.
             unsafe {
                 call!(file_control(self.db, c"main".as_ptr(), FCNTL_PERSIST_WAL, (&raw mut on).cast::<c_void>()))
             };
@@ -403,11 +408,12 @@ impl LeftOpen {
         }
     }
 
-    /// Has the connection remove and copy nothing when it is closed: it would do so by names that mean other files now.
+    /// Has the connection remove and copy nothing when it is closed: it would do so by names that
+    /// mean other files now.
     fn leave_files(&self) {
         let mut persist: c_int = 1;
-        // SAFETY: the handle is open; the option takes an integer and a pointer to one, which may be null, and the file control
-        // reads and writes one integer.
+        // SAFETY: the handle is open; the option takes an integer and a pointer to one, which may
+        // be null, and the file control reads and writes one integer.
         unsafe {
             call!(db_config(self.db, DBCONFIG_NO_CKPT_ON_CLOSE, 1 as c_int, ptr::null_mut::<c_int>()));
             let argument = (&raw mut persist).cast::<c_void>();
@@ -416,8 +422,8 @@ impl LeftOpen {
     }
 }
 
-/// Closes the connections whose files are not at their paths any more. Only from a call of the host, since SQLite logs what it
-/// finds then.
+/// Closes the connections whose files are not at their paths any more. Only from a call of the
+/// host, since SQLite logs what it finds then.
 pub fn close_left_open() {
     let left = std::mem::take(&mut *LEFT_OPEN.lock().unwrap_or_else(PoisonError::into_inner));
     for connection in left {
@@ -426,11 +432,12 @@ pub fn close_left_open() {
     }
 }
 
-/// Whether SQLite says that the file of a schema of an open connection is not the one at its path. A VFS may not know.
+/// Whether SQLite says that the file of a schema of an open connection is not the one at its path.
+/// A VFS may not know.
 pub(super) fn has_moved(db: *mut sqlite3, schema: &CStr) -> bool {
     let mut moved: c_int = 0;
-    // SAFETY: the handle is open, the name NUL-terminated; this file control writes one integer, or nothing where the VFS does
-    // not know it.
+    // SAFETY: the handle is open, the name NUL-terminated; this file control writes one integer, or
+    // nothing where the VFS does not know it.
     let rc = unsafe { call!(file_control(db, schema.as_ptr(), FCNTL_HAS_MOVED, (&raw mut moved).cast::<c_void>())) };
     rc == OK && moved != 0
 }

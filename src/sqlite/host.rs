@@ -95,10 +95,12 @@ impl Host {
         })
     }
 
-    /// Whether the application has asked for the end of what runs on this connection (`sqlite3_interrupt`), a function of ours
-    /// included. To be asked in the thread of the call only.
+    /// Whether the application has asked for the end of what runs on this connection
+    /// (`sqlite3_interrupt`), a function of ours included. To be asked in the thread of the call
+    /// only.
     ///
-    /// While a statement runs, SQLite refuses to run another one after that. `sqlite3_is_interrupted` says the same, from 3.41.0 on.
+    /// While a statement runs, SQLite refuses to run another one after that.
+    /// `sqlite3_is_interrupted` says the same, from 3.41.0 on.
     pub fn is_interrupted(self) -> bool {
         const INTERRUPT: c_int = 9;
         query_text(self.db, c"SELECT 1").is_err_and(|rc| rc & 0xff == INTERRUPT)
@@ -110,32 +112,38 @@ impl Host {
         checkpoint(self.db, &name).map_err(|rc| failure(format!("litestream: checkpointing '{schema}'"), rc, None))
     }
 
-    /// The auto-checkpoint of the connection in frames, if SQLite's own hook is in place; 0 if another is, or none.
+    /// The auto-checkpoint of the connection in frames, if SQLite's own hook is in place; 0 if
+    /// another is, or none.
     pub fn auto_checkpoint(self) -> Result<u32> {
         let frames = self.query_text("PRAGMA wal_autocheckpoint")?;
         Ok(frames.and_then(|frames| frames.parse().ok()).unwrap_or(0))
     }
 
-    /// Has `hook` called after every commit on this connection, in place of whatever is there. Only to be used where that is SQLite's
-    /// auto-checkpoint, which uses the same hook and which `hook` must therefore do itself.
+    /// Has `hook` called after every commit on this connection, in place of whatever is there. Only
+    /// to be used where that is SQLite's auto-checkpoint, which uses the same hook and which `hook`
+    /// must therefore do itself.
     pub fn on_commit<H: CommitHook>(self, hook: &'static H) {
-        // SAFETY: `run_hook::<H>` gets back what is passed here, which lives for ever and is shared between threads by its bounds.
+        // SAFETY: `run_hook::<H>` gets back what is passed here, which lives for ever and is shared
+        // between threads by its bounds.
         unsafe { call!(wal_hook(self.db, Some(run_hook::<H>), ptr::from_ref(hook).cast_mut().cast::<c_void>())) };
     }
 
     /// Puts SQLite's own auto-checkpoint in place, at `frames` frames.
     pub fn set_auto_checkpoint(self, frames: u32) {
-        // SAFETY: the connection is live. This may be called by a hook, which SQLite looks up anew for each schema.
+        // SAFETY: the connection is live. This may be called by a hook, which SQLite looks up anew
+        // for each schema.
         unsafe { call!(wal_autocheckpoint(self.db, c_int::try_from(frames).unwrap_or(c_int::MAX))) };
     }
 
-    /// Has the library's own connections to the file at `path` leave the WAL as this connection would leave that of `schema`: the
-    /// last one to close decides for all, and that should be the application.
+    /// Has the library's own connections to the file at `path` leave the WAL as this connection
+    /// would leave that of `schema`: the last one to close decides for all, and that should be the
+    /// application.
     pub fn share_close_settings(self, schema: &str, path: &Path) {
         let Ok(name) = c_name(schema) else { return };
         let (mut keeps_wal, mut no_checkpoint): (c_int, c_int) = (-1, 0);
-        // SAFETY: the connection is live. Both calls write an integer each, which lives until they return, and change nothing when
-        // asked with -1 (<https://www.sqlite.org/c3ref/c_fcntl_begin_atomic_write.html#sqlitefcntlpersistwal>,
+        // SAFETY: the connection is live. Both calls write an integer each, which lives until they
+        // return, and change nothing when asked with -1
+        // (<https://www.sqlite.org/c3ref/c_fcntl_begin_atomic_write.html#sqlitefcntlpersistwal>,
         // <https://www.sqlite.org/c3ref/c_dbconfig_defensive.html>).
         unsafe {
             let asked = (&raw mut keeps_wal).cast::<c_void>();
@@ -156,7 +164,8 @@ extern "C" fn run_hook<H: CommitHook>(
     frames: c_int,
 ) -> c_int {
     let _ = guarded(|| {
-        // SAFETY: `hook` is what on_commit passed; SQLite passes the schema's name as a NUL-terminated string.
+        // SAFETY: `hook` is what on_commit passed; SQLite passes the schema's name as a
+        // NUL-terminated string.
         let (hook, schema) = unsafe { (&*hook.cast::<H>(), CStr::from_ptr(schema)) };
         hook.committed(Host::new(db), &schema.to_string_lossy(), u32::try_from(frames).unwrap_or(0));
         Ok(())

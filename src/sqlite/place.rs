@@ -1,8 +1,9 @@
 //! Which files a connection has open, and whether they are still the ones at their paths.
 //!
-//! SQLite opens the WAL and the wal-index by name when it first reads, and removes them by name when the last connection
-//! closes. By then the name can mean the files of another database. And a wal-index that stayed behind at its path connects
-//! the old database with the one that took its place: a checkpoint would mark frames as copied that went into the old file
+//! SQLite opens the WAL and the wal-index by name when it first reads, and removes them by name
+//! when the last connection closes. By then the name can mean the files of another database. And a
+//! wal-index that stayed behind at its path connects the old database with the one that took its
+//! place: a checkpoint would mark frames as copied that went into the old file
 //! (<https://www.sqlite.org/howtocorrupt.html>, 2.4).
 
 use std::cell::Cell;
@@ -16,7 +17,8 @@ use crate::base::{Error, Kind, Result};
 /// Added to the name of the database: the database itself, its WAL, its wal-index.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-shm"];
 
-/// The files that a connection has opened, by path. Files of a VFS that keeps them elsewhere are not known.
+/// The files that a connection has opened, by path. Files of a VFS that keeps them elsewhere are
+/// not known.
 pub(super) struct Opened {
     paths: [PathBuf; 3],
     files: Cell<[Option<FileId>; 3]>,
@@ -68,8 +70,8 @@ impl Opened {
         Ok(())
     }
 
-    /// Whether SQLite has nothing to complain about when it closes the database: the files are in place, the database has one
-    /// name, and the WAL can be removed.
+    /// Whether SQLite has nothing to complain about when it closes the database: the files are in
+    /// place, the database has one name, and the WAL can be removed.
     pub fn can_close_silently(&self) -> bool {
         let [database, ..] = &self.paths;
         let has_one_name = fs::metadata(database).is_ok_and(|file| file.nlink() == 1);

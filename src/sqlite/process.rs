@@ -18,8 +18,8 @@ static LAST: Mutex<Option<fn()>> = Mutex::new(None);
 /// Whether the host's `main` has returned.
 static EXITING: AtomicBool = AtomicBool::new(false);
 
-/// How long the end of the process waits for a thread. One that is inside a VFS of an interpreter that has ended never comes
-/// back.
+/// How long the end of the process waits for a thread. One that is inside a VFS of an interpreter
+/// that has ended never comes back.
 const LAST_PATIENCE: Duration = Duration::from_secs(3);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(1);
 
@@ -43,7 +43,8 @@ pub fn at_exit(last: fn()) {
     }
 }
 
-/// Whether the process ends: nothing of the host may be called any more, neither its log callback nor a VFS of its own.
+/// Whether the process ends: nothing of the host may be called any more, neither its log callback
+/// nor a VFS of its own.
 pub fn is_exiting() -> bool {
     EXITING.load(SeqCst)
 }

@@ -98,7 +98,8 @@ impl<'c> WalIndex<'c> {
         }
     }
 
-    /// The guard of `n` locks from number `first` on that this connection took and kept ([`Held::keep`]).
+    /// The guard of `n` locks from number `first` on that this connection took and kept
+    /// ([`Held::keep`]).
     pub fn held(&self, first: i32, n: i32) -> Held<'c> {
         Held { file: self.file, first, n }
     }

@@ -2,8 +2,8 @@
 //!
 //! Closing any descriptor of a file drops all locks that the process has on it, those of another SQLite library, too
 //! (<https://www.sqlite.org/howtocorrupt.html>, 2.2.1). One SQLite opens the wal-index once for all its connections; so a
-//! second descriptor belongs to another library. And when the locks are gone, the next process that closes the database takes
-//! itself for the last one, and removes the WAL and its index.
+//! second descriptor belongs to another library. And when the locks are gone, the next process that
+//! closes the database takes itself for the last one, and removes the WAL and its index.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -28,8 +28,8 @@ pub struct Alone {
 }
 
 impl Alone {
-    /// Begins to watch the files of `connection`, which must have read the database in WAL mode. None where the wal-index is no
-    /// file, or the system does not tell who has it open.
+    /// Begins to watch the files of `connection`, which must have read the database in WAL mode.
+    /// None where the wal-index is no file, or the system does not tell who has it open.
     ///
     /// # Errors
     /// Another SQLite of this process has the database open, or a file was replaced.
@@ -46,8 +46,9 @@ impl Alone {
         Ok(Some(Alone { database: database.into(), index, looked_at: now, held_at: now }))
     }
 
-    /// Fails if a file is not the one at its path any more, or another SQLite of this process has come to have it open. Looks at
-    /// most every 20 ms and counts descriptors once a second, but both at once after a failure.
+    /// Fails if a file is not the one at its path any more, or another SQLite of this process has
+    /// come to have it open. Looks at most every 20 ms and counts descriptors once a second, but
+    /// both at once after a failure.
     pub fn check(&mut self, connection: &Connection) -> Result<()> {
         if self.looked_at.is_some_and(|at| at.elapsed() < LOOK) {
             return Ok(());

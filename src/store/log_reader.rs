@@ -69,8 +69,9 @@ impl Iterator for LogFile {
     }
 }
 
-/// Opens a file that is a WAL by its name. Opening and closing a database or a -shm file would take away the POSIX locks that this
-/// process has on it (<https://www.sqlite.org/howtocorrupt.html>, 2.2), and a link can make one look like a WAL.
+/// Opens a file that is a WAL by its name. Opening and closing a database or a -shm file would take
+/// away the POSIX locks that this process has on it (<https://www.sqlite.org/howtocorrupt.html>,
+/// 2.2), and a link can make one look like a WAL.
 fn open_log(path: &Path) -> Result<File> {
     let name = path.display();
     if !is_log_name(path) {

@@ -24,7 +24,8 @@ pub fn read_page(connection: &Connection, pgno: Pgno, size: PageSize) -> Result<
     })
 }
 
-/// Reads all pages as the newest commit has them, for their checksums. Returns the wal-index header of that commit, too.
+/// Reads all pages as the newest commit has them, for their checksums. Returns the wal-index header
+/// of that commit, too.
 pub fn read_checksums(connection: &Connection, size: PageSize) -> Result<(Checksums, Header)> {
     let mut checksums = Checksums::new(0, size);
     let (pages, header) = read_all(connection, size, |first, images| {
@@ -61,8 +62,8 @@ pub(super) fn read_all(
     })
 }
 
-/// Reads up to `many` consecutive pages from `first` on as the newest commit has them, in one read transaction. `take` gets each
-/// of them. Pages beyond the end of the database are left out.
+/// Reads up to `many` consecutive pages from `first` on as the newest commit has them, in one read
+/// transaction. `take` gets each of them. Pages beyond the end of the database are left out.
 pub fn read_run(
     connection: &Connection,
     size: PageSize,

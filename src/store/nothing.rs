@@ -4,9 +4,10 @@ use std::ffi::CStr;
 
 use crate::base::Result;
 
-/// What all of a database that holds nothing says of itself. A file may have a header and a page all the same: `PRAGMA
-/// journal_mode=WAL` makes one, `VACUUM` does, and an empty transaction. A number that an application has set there is its own: it
-/// is how it tells its databases from those of others, and how far it has brought them.
+/// What all of a database that holds nothing says of itself. A file may have a header and a page
+/// all the same: `PRAGMA journal_mode=WAL` makes one, `VACUUM` does, and an empty transaction. A
+/// number that an application has set there is its own: it is how it tells its databases from those
+/// of others, and how far it has brought them.
 const QUESTIONS: [&CStr; 3] =
     [c"SELECT count(*) FROM main.sqlite_master", c"PRAGMA main.user_version", c"PRAGMA main.application_id"];
 

@@ -1,8 +1,8 @@
 //! Notices that a program other than SQLite has written to a database file, such as `cp`.
 //!
-//! In WAL mode only checkpoints write to the database file, and the wal-index says when they do. So a header that has changed
-//! while no checkpoint ran was not written by SQLite. Where a checkpoint ran as well, or the header is what it was, the content
-//! of the pages tells: each has a checksum.
+//! In WAL mode only checkpoints write to the database file, and the wal-index says when they do. So
+//! a header that has changed while no checkpoint ran was not written by SQLite. Where a checkpoint
+//! ran as well, or the header is what it was, the content of the pages tells: each has a checksum.
 
 use std::fs;
 use std::path::Path;
@@ -13,7 +13,8 @@ use crate::base::{Error, Kind, Result};
 use crate::format::wal::Salts;
 use crate::sqlite::Connection;
 
-/// Bytes at the start of a database that describe it (<https://www.sqlite.org/fileformat2.html#the_database_header>).
+/// Bytes at the start of a database that describe it
+/// (<https://www.sqlite.org/fileformat2.html#the_database_header>).
 const HEADER: usize = 100;
 
 /// Watches the header of a database file. It knows nothing at first.

@@ -53,8 +53,9 @@ struct Held {
 }
 
 impl SidecarLock {
-    /// Sees once a second whether the lock that other processes would take is the one held here, and takes it anew where the
-    /// folder was removed. Whether it was, and what else was in it is gone.
+    /// Sees once a second whether the lock that other processes would take is the one held here,
+    /// and takes it anew where the folder was removed. Whether it was, and what else was in it is
+    /// gone.
     ///
     /// # Errors
     /// Another process has taken the lock meanwhile, or the folder cannot be made.

@@ -84,8 +84,9 @@ pub fn forget_backfill(index: &WalIndex) -> Result<()> {
     Ok(())
 }
 
-/// Sees to it that there is a read mark for readers that may not write the wal-index: they share one that a reader set
-/// before them, and fail without one. `last` is the last committed frame. Under the write lock only.
+/// Sees to it that there is a read mark for readers that may not write the wal-index: they share
+/// one that a reader set before them, and fail without one. `last` is the last committed frame.
+/// Under the write lock only.
 pub fn offer_read_mark(index: &WalIndex, last: FrameNo) -> Result<()> {
     let at = |mark: usize| AT_READ_MARKS + mark * 4;
     for mark in 1..READ_MARKS {

@@ -15,12 +15,14 @@
 //! <https://www.sqlite.org/wal.html#walresetbug>). It has the checkpoint lock all that time. So read lock 0 is kept, with the
 //! other, until one of two things is known:
 //!
-//! - **The checkpoint lock was free once.** Whoever begins a checkpoint later sees the new header.
-//! - **The checkpoint that has it keeps writers out** (FULL, RESTART, TRUNCATE). It reads the header under the write lock, so its
-//!   header is not an old one, and it waits for read lock 0 while no writer can go on. It has the write lock without a read lock.
-//!   A transaction that writes has one of the read locks 1 to 4 all the time, or else read lock 0 of an empty WAL. So if the WAL is
-//!   not empty, and the write lock cannot be had while read locks 1 to 4 are all ours, a checkpoint has it; or, for an instant,
-//!   somebody who found the header half-written. That is why it must be so at every look for some time.
+//! - **The checkpoint lock was free once.** A checkpoint that begins later sees the new header.
+//! - **The checkpoint that has it keeps writers out** (FULL, RESTART, TRUNCATE). It reads the
+//!   header under the write lock, so its header is not an old one, and it waits for read lock 0
+//!   while no writer can go on. It has the write lock without a read lock. A transaction that
+//!   writes has one of the read locks 1 to 4 all the time, or else read lock 0 of an empty WAL. So
+//!   if the WAL is not empty, and the write lock cannot be had while read locks 1 to 4 are all
+//!   ours, a checkpoint has it; or, for an instant, a connection that found the header half-written.
+//!   That is why it must be so at every look for some time.
 
 use std::time::{Duration, Instant};
 
@@ -45,8 +47,8 @@ enum Hold {
     Slot(i32),
     /// Read lock 0, with others.
     Zero,
-    /// Both, until no checkpoint can be under way that began before the WAL was restarted. Since when one was seen at every look
-    /// that keeps writers out.
+    /// Both, until no checkpoint can be under way that began before the WAL was restarted. Since
+    /// when one was seen at every look that keeps writers out.
     Both(i32, Option<Instant>),
     /// Nothing: the WAL can be restarted any number of times.
     Nothing,
@@ -115,7 +117,7 @@ impl Watch {
         self.settle(connection)
     }
 
-    /// Whether both are held until a checkpoint of somebody else is over.
+    /// Whether both are held until a checkpoint of another connection is over.
     pub fn is_settling(&self) -> bool {
         matches!(self.held, Hold::Both(..))
     }
@@ -182,10 +184,11 @@ impl Watch {
     }
 }
 
-/// Whether somebody has the write lock who is in no transaction, while we have read locks 0 and `slot`.
+/// Whether a connection in no transaction has the write lock, while we have read locks 0 and
+/// `slot`.
 ///
-/// Nobody who wants to write finds the database locked by this: with read locks 1 to 4 taken, no transaction begins, which SQLite
-/// tries again, and none is there that could want the write lock.
+/// No writer finds the database locked by this: with read locks 1 to 4 taken, no
+/// transaction begins, which SQLite tries again, and none is there that could want the write lock.
 fn are_writers_kept_out(index: &WalIndex, slot: i32) -> Result<bool> {
     if walindex::state(index)?.is_none_or(|state| state.header.last == FrameNo::ZERO) {
         return Ok(false);

@@ -15,8 +15,9 @@ use crate::format::wal::{self, Chain, FRAME_HEADER_SIZE, FrameHeader, HEADER_SIZ
 use crate::format::walindex::{Header, READ_MARKS, lock};
 use crate::sqlite::{Connection, Held, WalIndex, random_bytes};
 
-/// A transaction on its way into the WAL: frames after the last commit that no reader can see yet. They stay until they are
-/// committed by [`WalWriter::commit`], or are overwritten by whatever is written next.
+/// A transaction on its way into the WAL: frames after the last commit that no reader can see yet.
+/// They stay until they are committed by [`WalWriter::commit`], or are overwritten by whatever is
+/// written next.
 pub struct Appended {
     before: Header,
     after: Header,
@@ -25,7 +26,8 @@ pub struct Appended {
     changes: Changes,
 }
 
-/// The checksum of each page of a transaction, computed from the page's last frame as that frame was written.
+/// The checksum of each page of a transaction, computed from the page's last frame as that frame
+/// was written.
 pub type Changes = HashMap<Pgno, PageChecksum>;
 
 /// The right to append to the WAL: holds the write lock until dropped.
@@ -60,7 +62,8 @@ impl<'c> WalWriter<'c> {
         }
     }
 
-    /// Ends the use of this writer and keeps the write lock, until [`WalWriter::resume`] takes it over.
+    /// Ends the use of this writer and keeps the write lock, until [`WalWriter::resume`] takes it
+    /// over.
     pub fn keep_lock(self) {
         self.lock.keep();
     }
@@ -156,8 +159,8 @@ impl<'c> WalWriter<'c> {
         Ok(Appended { before, after, chain, frames: Vec::new(), changes: Changes::new() })
     }
 
-    /// Writes frames that stay invisible. The lock must be kept until the transaction ends: nothing else keeps others from
-    /// overwriting them.
+    /// Writes frames that stay invisible. The lock must be kept until the transaction ends: nothing
+    /// else keeps others from overwriting them.
     pub fn append<'p>(&self, to: &mut Appended, pages: impl Iterator<Item = (Pgno, &'p [u8])>) -> Result<()> {
         let rest = self.encode(to, pages, |_| 0)?;
         self.connection.wal()?.write(rest.at, &rest.bytes)
@@ -165,15 +168,17 @@ impl<'c> WalWriter<'c> {
 
     /// Writes the last frames of a transaction and shows it to all readers. `size` is the database size it leads to, in pages.
     ///
-    /// `check` decides whether the transaction takes place. It gets the checksum of every page as its last frame has it, and the
-    /// number of frames that the WAL will have. All frames but those of the last write are in the file by then, and nothing is
-    /// added, dropped or replaced after it. The frame that carries the commit is written only when `check` agrees: recovery
-    /// never finds a transaction that was refused.
+    /// `check` decides whether the transaction takes place. It gets the checksum of every page as
+    /// its last frame has it, and the number of frames that the WAL will have. All frames but those
+    /// of the last write are in the file by then, and nothing is added, dropped or replaced after
+    /// it. The frame that carries the commit is written only when `check` agrees: recovery never
+    /// finds a transaction that was refused.
     ///
     /// At least one page must be given; the last of them carries the commit.
     ///
     /// # Errors
-    /// The error of `check`, of the storage, or [`Kind::Internal`] without a page. No reader sees anything of the transaction.
+    /// The error of `check`, of the storage, or [`Kind::Internal`] without a page. No reader sees
+    /// anything of the transaction.
     pub fn commit<'p>(
         &mut self,
         mut to: Appended,
@@ -204,7 +209,8 @@ impl<'c> WalWriter<'c> {
             frame_checksum: to.chain.checksum(),
             ..to.after
         };
-        // Before the header is published: what fails after that would deny a commit that readers see.
+        // Before the header is published: what fails after that would deny a commit that readers
+        // see.
         walindex::offer_read_mark(&self.index, frame)?;
         self.index.barrier();
         walindex::publish(&self.index, &header)?;
@@ -212,7 +218,8 @@ impl<'c> WalWriter<'c> {
         Ok(to.changes)
     }
 
-    /// Encodes one frame for each page, and writes all but the last of them, which are at most one chunk.
+    /// Encodes one frame for each page, and writes all but the last of them, which are at most one
+    /// chunk.
     fn encode<'p>(
         &self,
         to: &mut Appended,

@@ -1,7 +1,9 @@
-//! A VFS that keeps its files in memory: databases with WAL, shared memory and locks, for all connections of this process.
+//! A VFS that keeps its files in memory: databases with WAL, shared memory and locks, for all
+//! connections of this process.
 //!
-//! It takes the system out of the check: no call waits for a disk, and a crash is a matter of dropping what had the files open.
-//! Locks work as those of SQLite's unix VFS do between connections (<https://www.sqlite.org/c3ref/io_methods.html>).
+//! It takes the system out of the check: no call waits for a disk, and a crash is a matter of
+//! dropping what had the files open. Locks work as those of SQLite's unix VFS do between
+//! connections (<https://www.sqlite.org/c3ref/io_methods.html>).
 
 #![allow(unsafe_code)]
 
@@ -54,7 +56,8 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Registers the VFS, once.
 pub fn register() {
     static ONCE: Once = Once::new();
-    // SAFETY: sqlite3_vfs_find(NULL) gives the default VFS, a static; what is registered is leaked and so lives as long.
+    // SAFETY: sqlite3_vfs_find(NULL) gives the default VFS, a static; what is registered is leaked
+    // and so lives as long.
     ONCE.call_once(|| unsafe {
         let default = ffi::sqlite3_vfs_find(std::ptr::null());
         assert!(!default.is_null(), "SQLite without a VFS");
@@ -90,19 +93,22 @@ pub fn remove(name: &str) {
     }
 }
 
-/// Gives `change` the shared memory of the database `name`, region by region, as a process that maps it has it.
+/// Gives `change` the shared memory of the database `name`, region by region, as a process that
+/// maps it has it.
 pub fn change_shm(name: &str, change: impl FnOnce(&mut [&mut [u8]])) {
     let Some(node) = locked(&FILES).get(name).map(Arc::clone) else { return };
     let mut node = locked(&node);
     let mut regions: Vec<&mut [u8]> = Vec::new();
     for region in &mut node.shm.regions {
-        // SAFETY: the array is REGION bytes of plain numbers, and borrowed for as long as the slice.
+        // SAFETY: the array is REGION bytes of plain numbers, and borrowed for as long as the
+        // slice.
         regions.push(unsafe { std::slice::from_raw_parts_mut(region.as_mut_ptr().cast::<u8>(), REGION) });
     }
     change(&mut regions);
 }
 
-// --- the C side ------------------------------------------------------------------------------------------------------
+// --- the C side
+// ------------------------------------------------------------------------------------------------------
 
 #[repr(C)]
 struct Handle {
@@ -143,11 +149,12 @@ static METHODS: ffi::sqlite3_io_methods = ffi::sqlite3_io_methods {
     xUnfetch: None,
 };
 
-// SAFETY of all that follow: SQLite calls them as <https://www.sqlite.org/c3ref/io_methods.html> and
-// <https://www.sqlite.org/c3ref/vfs.html> say, one at a time for each file, with files that `open` made and names that end with NUL.
+// SAFETY of all that follow: SQLite calls them as <https://www.sqlite.org/c3ref/io_methods.html>
+// and <https://www.sqlite.org/c3ref/vfs.html> say, one at a time for each file, with files that
+// `open` made and names that end with NUL.
 
 /// # Safety
-/// `file` is an open file of ours, and nobody else has its state.
+/// `file` is an open file of ours, and no other connection has its state.
 unsafe fn of<'f>(file: *mut ffi::sqlite3_file) -> &'f mut Open {
     // SAFETY: the caller vouches for it.
     unsafe { &mut *(*file.cast::<Handle>()).file }

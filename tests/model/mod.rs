@@ -1,11 +1,14 @@
-//! A check of the whole path, in one thread: SQLite commits, the tail looks, a feed sends, the replica applies, and another SQLite
-//! reads the replica's file. After each step the file is compared with what the primary's own SQLite reads.
+//! A check of the whole path, in one thread: SQLite commits, the tail looks, a feed sends, the
+//! replica applies, and another SQLite reads the replica's file. After each step the file is
+//! compared with what the primary's own SQLite reads.
 //!
-//! Nothing sleeps and nothing is sent over a socket: files are in memory ([`memory_vfs`]), and the body of the stream that the replica
-//! reads is this program. When the replica asks for more than there is, it has applied all that came; so that is when pages are
-//! compared and the next thing happens. A run is the same for the same seed, but for SQLite's own random numbers (salts).
+//! Nothing sleeps and nothing is sent over a socket: files are in memory ([`memory_vfs`]), and the
+//! body of the stream that the replica reads is this program. When the replica asks for more than
+//! there is, it has applied all that came; so that is when pages are compared and the next thing
+//! happens. A run is the same for the same seed, but for SQLite's own random numbers (salts).
 //!
-//! It is part of the unit tests since these are built with tiny bounds (`base/limits.rs`), so that each commit crosses some.
+//! It is part of the unit tests since these are built with tiny bounds (`base/limits.rs`), so that
+//! each commit crosses some.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -51,7 +54,8 @@ fn for_as_long_as_it_is_given() {
     println!("model: {} seeds in {:.0} s: {done:?}", seed - first, began.elapsed().as_secs_f64());
 }
 
-/// A folder for what does not go through the VFS: the sidecars. In memory where there is such a place.
+/// A folder for what does not go through the VFS: the sidecars. In memory where there is such a
+/// place.
 fn folder(seed: u64) -> PathBuf {
     let memory = PathBuf::from("/dev/shm");
     let base = if memory.is_dir() { memory } else { std::env::temp_dir() };
@@ -71,7 +75,8 @@ fn open(path: &std::path::Path) -> Connection {
 #[allow(unsafe_code)]
 fn pages(connection: &Connection) -> Result<Vec<u8>, String> {
     let mut size = 0;
-    // SAFETY: the connection is open and used by this thread alone; what is returned is `size` bytes of ours to free.
+    // SAFETY: the connection is open and used by this thread alone; what is returned is `size`
+    // bytes of ours to free.
     unsafe {
         let bytes = ffi::sqlite3_serialize(connection.handle(), c"main".as_ptr(), &mut size, 0);
         if bytes.is_null() {
@@ -100,7 +105,8 @@ fn install() {
         }
     }
     ONCE.call_once(|| {
-        // SAFETY: the entry point is one that SQLite may call, and takes itself off again when it ran.
+        // SAFETY: the entry point is one that SQLite may call, and takes itself off again when it
+        // ran.
         unsafe { ffi::sqlite3_auto_extension(Some(enter)) };
         Connection::open_in_memory().expect("a connection");
         // SAFETY: the same.

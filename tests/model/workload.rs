@@ -1,4 +1,5 @@
-//! What the application of the primary does: commits of sizes around every bound, growth, shrinking, checkpoints.
+//! What the application of the primary does: commits of sizes around every bound, growth,
+//! shrinking, checkpoints.
 
 use rusqlite::Connection;
 

@@ -26,7 +26,8 @@ const MARK: usize = 18;
 const TOLD: usize = 60;
 /// More steps than any catch-up takes.
 const PATIENCE: u64 = 100_000;
-/// More than any WAL gets: the tail leaves checkpoints to the workload, which needs no time to pass.
+/// More than any WAL gets: the tail leaves checkpoints to the workload, which needs no time to
+/// pass.
 const NEVER: u32 = u32::MAX / 2;
 
 /// What a run, or several, came to.
@@ -168,7 +169,8 @@ impl World {
         result.unwrap_or_else(|error| self.fail(&format!("{what}: {error}")))
     }
 
-    // --- the primary -------------------------------------------------------------------------------------------------
+    // --- the primary
+    // -------------------------------------------------------------------------------------------------
 
     fn stepped(&mut self) -> &mut Stepped {
         if self.stepped.is_none() {
@@ -243,7 +245,8 @@ impl World {
         }
     }
 
-    // --- the stream --------------------------------------------------------------------------------------------------
+    // --- the stream
+    // --------------------------------------------------------------------------------------------------
 
     /// What comes next on the stream. 0 when it has ended.
     pub fn read(&mut self, out: &mut [u8]) -> usize {
@@ -350,7 +353,8 @@ impl World {
         self.feed = None;
         match (&result, after) {
             (Err(error), Some(after)) if is_of_a_cut(error) => return after,
-            // A primary that was killed asks what the replica has; but once in five seconds the follower would pause first.
+            // A primary that was killed asks what the replica has; but once in five seconds the
+            // follower would pause first.
             (Err(error), None) if error.kind() == Kind::Diverged && error.to_string().contains("is not known here") => {
                 return After::Reconnect;
             }
@@ -359,7 +363,8 @@ impl World {
         self.fail(&format!("the stream ended with {result:?}"))
     }
 
-    // --- the replica -------------------------------------------------------------------------------------------------
+    // --- the replica
+    // -------------------------------------------------------------------------------------------------
 
     /// Holds what the replica's readers see against what the primary's do.
     fn compare(&mut self) {
@@ -440,7 +445,8 @@ impl World {
         self.held = Some((reader, began_with));
     }
 
-    /// Leaves in the replica's wal-index what a writer leaves that died before it published: entries after the last frame.
+    /// Leaves in the replica's wal-index what a writer leaves that died before it published:
+    /// entries after the last frame.
     fn die_writing(&mut self) {
         const ENTRIES: usize = 136;
         const HASH: usize = 16384;

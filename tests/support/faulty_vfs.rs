@@ -89,7 +89,7 @@ pub struct Fault {
 pub struct Disk {
     database: PathBuf,
     inner: Mutex<Inner>,
-    /// Tells of the end of a hold.
+    /// Signals the end of a hold.
     released: Condvar,
     /// Set when something panicked where no panic may leave: in a call from C.
     broken: AtomicBool,

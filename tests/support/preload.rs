@@ -59,8 +59,8 @@ fn preload() -> &'static Path {
     library
 }
 
-/// Has a process that is about to start run with a wall clock that is off by so many seconds, and hold its thread `gated` back at
-/// every read of a file while there is a file at `gate`.
+/// Has a process that is about to start run with a wall clock that is off by so many seconds, and
+/// hold its thread `gated` back at every read of a file while there is a file at `gate`.
 pub fn with_gate_and_clock(command: &mut Command, gate: &Path, gated: &str, seconds: i64) {
     command.env("LD_PRELOAD", preload()).env("GATE", gate).env("GATED", gated);
     command.env("CLOCK_IS_OFF_BY", seconds.to_string());

@@ -1,4 +1,5 @@
-//! Checkpoints of a [`Second`] SQLite that stand still where they have read the header of the wal-index, and have done nothing yet.
+//! Checkpoints of a [`Second`] SQLite that stand still where they have read the header of the
+//! wal-index, and have done nothing yet.
 
 #![allow(unsafe_code)]
 
@@ -34,7 +35,8 @@ type Open = unsafe extern "C" fn(
 type Find = unsafe extern "C" fn(*const c_char) -> *mut ffi::sqlite3_vfs;
 type Register = unsafe extern "C" fn(*mut ffi::sqlite3_vfs, c_int) -> c_int;
 
-/// The next checkpoint of a connection of [`Second::connect_stalling`] stands still until this is dropped. One at a time.
+/// The next checkpoint of a connection of [`Second::connect_stalling`] stands still until this is
+/// dropped. One at a time.
 pub struct Stall(());
 
 impl Stall {
@@ -72,7 +74,8 @@ impl Second {
     /// A connection whose checkpoints stand still when a [`Stall`] says so.
     pub fn connect_stalling(&self, database: &Path) -> SecondConnection<'_> {
         OPEN.get_or_init(|| {
-            // SAFETY: the routines have these types; the default VFS lives as long as the library, and what is registered for ever.
+            // SAFETY: the routines have these types; the default VFS lives as long as the library,
+            // and what is registered for ever.
             unsafe {
                 let mut vfs = *self.routine::<Find>(c"sqlite3_vfs_find")(std::ptr::null());
                 let default = vfs.xOpen.expect("a VFS opens files");
@@ -107,7 +110,8 @@ unsafe extern "C" fn open(
     }
 }
 
-/// Without memory mapping, only a checkpoint calls this: when it has read a header that is new to it.
+/// Without memory mapping, only a checkpoint calls this: when it has read a header that is new to
+/// it.
 unsafe extern "C" fn unfetch(_: *mut ffi::sqlite3_file, _: i64, _: *mut c_void) -> c_int {
     let mut stage = stage();
     if *stage == Stage::Stop {
