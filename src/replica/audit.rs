@@ -12,6 +12,7 @@
 //! it once more, and only then reports it.
 
 use std::ffi::{CStr, CString};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -28,6 +29,9 @@ use crate::store::{page_size, pages, read_page, read_run, valid_state};
 const MOST_BYTES: usize = 4 << 20;
 /// The thread works for one part of its time in so many.
 const SHARE: u32 = 20;
+
+/// A pass takes no longer, whatever the option says.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The audit of one replica. Ends when dropped.
 pub(super) struct Audit {
@@ -72,7 +76,7 @@ impl Audit {
     /// Begins to read the database at `path`, all of it in `time`.
     pub fn begin(path: &Path, vfs: &CStr, time: Duration) -> Result<Audit> {
         let shared = Arc::<Shared>::default();
-        let mut pass = Pass { path: path.to_path_buf(), vfs: vfs.to_owned(), time, next: 1 };
+        let mut pass = Pass { path: path.to_path_buf(), vfs: vfs.to_owned(), time: time.min(LONGEST), next: 1 };
         let seen = Arc::clone(&shared);
         let thread = spawn("litestream-audit", move || seen.run(&mut pass))?;
         Ok(Audit { shared, thread: Some(thread) })
@@ -100,25 +104,31 @@ impl Drop for Audit {
 
 impl Shared {
     fn run(&self, pass: &mut Pass) {
-        loop {
+        // The file was read or written as a whole just before, and readers may be many right after.
+        let mut pause = pass.first_pause();
+        while self.wait(pause) {
             let began = Instant::now();
-            let (read, pause) = match guarded(|| pass.turn()) {
+            let (read, rest) = match guarded(|| pass.turn()) {
                 Ok(turn) => (Ok(turn.sums), turn.pause),
                 // What a bad disk does not give now, it may give in the next pass.
                 Err(error) => (Err(error), pass.time),
             };
-            let pause = pause.max(began.elapsed() * (SHARE - 1));
+            pause = rest.max(began.elapsed() * (SHARE - 1));
             self.lock().read = Some(read);
-            let (deadline, mut desk) = (Instant::now() + pause, self.lock());
-            loop {
-                let left = deadline.saturating_duration_since(Instant::now());
-                desk = match (desk.stopped, desk.read.is_some(), left.is_zero()) {
-                    (true, ..) => return,
-                    (_, true, true) => self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner),
-                    (_, false, true) => break,
-                    _ => self.changed.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0,
-                };
-            }
+        }
+    }
+
+    /// Waits for `pause`, and until the last chunk was taken. False if the audit is to end.
+    fn wait(&self, pause: Duration) -> bool {
+        let (deadline, mut desk) = (Instant::now() + pause, self.lock());
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            desk = match (desk.stopped, desk.read.is_some(), left.is_zero()) {
+                (true, ..) => return false,
+                (_, false, true) => return true,
+                (_, true, true) => self.changed.wait(desk).unwrap_or_else(PoisonError::into_inner),
+                _ => self.changed.wait_timeout(desk, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
         }
     }
 
@@ -128,6 +138,12 @@ impl Shared {
 }
 
 impl Pass {
+    /// The time that the first chunk may take of a pass.
+    fn first_pause(&self) -> Duration {
+        let bytes = fs::metadata(&self.path).map_or(0, |file| file.len()).max(1);
+        self.time.mul_f64((limits::CHUNK_BYTES as f64 / bytes as f64).min(1.0))
+    }
+
     /// Reads the next chunk of the file that the path names now.
     fn turn(&mut self) -> Result<Turn> {
         let connection = open(&self.path, &self.vfs)?;
