@@ -92,6 +92,7 @@ impl Sweep {
         let row = page_size * 7 / 10;
         primary.run(&format!(
             "PRAGMA page_size = {page_size}; PRAGMA auto_vacuum = 2; PRAGMA journal_mode = wal; PRAGMA synchronous = off; \
+             PRAGMA wal_autocheckpoint = 0; \
              CREATE TABLE t(id INTEGER PRIMARY KEY, x); \
              INSERT INTO t SELECT value, randomblob({row}) FROM generate_series(1, {rows}); PRAGMA wal_checkpoint(TRUNCATE)"
         ));
