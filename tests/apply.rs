@@ -590,3 +590,22 @@ fn a_commit_to_a_size_that_its_wal_cannot_lead_to_is_refused() {
     drop(replica);
     source.assert_same_file();
 }
+
+#[test]
+fn stopping_drops_staged_frames_and_the_lock_that_they_hold() {
+    let source = Source::new(65536, "CREATE TABLE t(x)");
+    let frames = source.frames(
+        "INSERT INTO t SELECT randomblob(60000) FROM (WITH RECURSIVE i(n) AS \
+         (SELECT 1 UNION ALL SELECT n + 1 FROM i WHERE n < 300) SELECT n FROM i)",
+    );
+    let replica = loaded(&source.replica());
+    let staged = frames.iter().filter(|frame| frame.commit == 0);
+    for frame in staged {
+        let call = "SELECT litestream_apply_frame(?1, 0, ?2)";
+        replica.query_row(call, params![frame.pgno, frame.page], |row| row.get::<_, i64>(0)).unwrap();
+    }
+    let mut other = Shell::stock(&source.replica());
+    assert!(other.refused("BEGIN IMMEDIATE").contains("locked"), "more than 16 MiB are staged");
+    assert_eq!(replica.ask::<Option<String>>("SELECT litestream_stop()"), None);
+    assert_eq!(other.ask("BEGIN IMMEDIATE; ROLLBACK; SELECT count(*) FROM t"), "0");
+}

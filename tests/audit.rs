@@ -87,3 +87,19 @@ fn an_audit_can_be_turned_off() {
         assert_eq!(auditing(&replica), threads, "{options}");
     }
 }
+
+#[test]
+fn a_replica_of_a_version_1_upstream_is_audited_too() {
+    let temp = Temp::new();
+    let (mut primary, url) = serving(&temp.path("primary.db"));
+    primary.run("INSERT INTO t(x) SELECT hex(randomblob(1500)) FROM generate_series(1, 300)");
+    let old = strip_version(url.trim_end_matches("/primary.db"));
+    let mut replica = Shell::open(&temp.path("replica.db"));
+    replica.run(&format!("SELECT litestream_follow('{}/primary.db', '{{\"audit_ms\": 100}}')", old.url()));
+    primary.run("UPDATE t SET x = x || 'y' WHERE id % 50 = 0");
+    catch_up(&mut primary, &mut replica);
+    assert_eq!(stock(&temp.path("replica.db"), "PRAGMA wal_checkpoint(TRUNCATE)"), "0|0|0");
+    turn_a_bit(&temp.path("replica.db"), 77);
+    until_gives(&mut replica, "SELECT heals FROM litestream_status", "1");
+    assert_same_pages(&temp.path("primary.db"), &temp.path("replica.db"));
+}

@@ -21,7 +21,8 @@ const OPTIONS: [&str; 8] =
     ["schema", "overwrite", "writable", "timeout_ms", "checkpoint_frames", "audit_ms", "compression", "progress"];
 
 /// Catches up with the upstream once. Returns the position.
-pub fn pull(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
+pub fn pull(call: &Call, session: &Session, registry: &Registry) -> Result<Output> {
+    session.lock().manual = None;
     let (place, asked) = Asked::of(call.host(), given(call, PULL)?)?;
     registry.check_not_served(&place.path)?;
     if let Some(follower) = registry.follower(&place.path) {
@@ -35,7 +36,8 @@ pub fn pull(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
 }
 
 /// Catches up with the upstream, and goes on doing so in the background. Returns the position.
-pub fn follow(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
+pub fn follow(call: &Call, session: &Session, registry: &Registry) -> Result<Output> {
+    session.lock().manual = None;
     begin(call.host(), registry, given(call, FOLLOW)?)
 }
 

@@ -23,6 +23,7 @@ pub fn serve(call: &Call, session: &Session, registry: &Registry) -> Result<Outp
     if call.count() > 0 {
         options.put("addr", super::text(call, 0, NAME, "the address")?);
     }
+    session.lock().manual = None;
     begin(call.host(), session, registry, options)
 }
 

@@ -7,7 +7,9 @@ use crate::sqlite::{Call, Output};
 
 /// Ends serving and following the database of the calling connection, and the addresses for metrics that were opened from it.
 /// Returns what was ended, or NULL.
-pub fn stop(call: &Call, _: &Session, registry: &Registry) -> Result<Output> {
+pub fn stop(call: &Call, session: &Session, registry: &Registry) -> Result<Output> {
+    // Frames that were staged by hand and not committed may hold the write lock.
+    session.lock().manual = None;
     let path = path_of(call.host(), "main")?;
     let served = path.as_deref().and_then(|path| registry.stop_serving(path)).map(|url| format!("served {url}"));
     let followed = path.as_deref().and_then(|path| registry.stop_following(path)).map(|url| format!("followed {url}"));

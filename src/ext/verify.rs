@@ -20,7 +20,9 @@ use crate::store::Sidecar;
 /// the path now, as a reader does.
 pub fn checksum(call: &Call, _: &Session, _: &Registry) -> Result<Output> {
     let path = file_of(call.host(), "main", "a checksum")?;
-    let checksum = replica::checksums(&path, &call.host().vfs("main")?)?.total().unwrap_or_default();
+    let checksum = replica::checksums(&path, &call.host().vfs("main")?, &|| call.host().is_interrupted())?
+        .total()
+        .unwrap_or_default();
     Ok(format!("{checksum:016x}").into())
 }
 

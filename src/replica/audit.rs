@@ -197,21 +197,29 @@ impl Feeder<'_> {
         let path = self.database.connection.path();
         let Some(audit) = &self.audit else {
             if !self.options.audit.is_zero() {
-                self.audit = Some(Audit::begin(path, &self.vfs, self.options.audit)?);
+                match Audit::begin(path, &self.vfs, self.options.audit) {
+                    Ok(audit) => self.audit = Some(audit),
+                    Err(error) => self.audit_failed(&error),
+                }
             }
             return Ok(());
         };
         let sums = match audit.take() {
             None => return Ok(()),
             Some(Err(error)) => {
-                log::warn!("{}: the audit could not read it: {error}", path.display());
-                self.progress.noted(&error);
+                self.audit_failed(&error);
                 return Ok(());
             }
             Some(Ok(sums)) => sums,
         };
         self.progress.audited(sums.len() as u64);
-        let differing = self.differing(&sums)?;
+        let differing = match self.differing(&sums) {
+            Ok(differing) => differing,
+            Err(error) => {
+                self.audit_failed(&error);
+                return Ok(());
+            }
+        };
         match differing.as_slice() {
             [] => Ok(()),
             [first, ..] => Err(Error::new(
@@ -225,6 +233,12 @@ impl Feeder<'_> {
                 ),
             )),
         }
+    }
+
+    /// What the audit cannot do now, it may do later: the stream goes on.
+    fn audit_failed(&self, error: &Error) {
+        log::warn!("{}: the audit failed: {error}", self.database.connection.path().display());
+        self.progress.noted(error);
     }
 
     /// Which of these pages are not as they should be, after another look at those that do not seem

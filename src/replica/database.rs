@@ -192,7 +192,8 @@ impl Database {
         stop: &dyn Fn() -> bool,
     ) -> Result<Shown> {
         let size = pending.stage.page_size();
-        let mut writer = begin(&self.connection, size, std::mem::take(&mut self.keeps_lock), stop)?;
+        let mut writer = begin(&self.connection, size, self.keeps_lock, stop)?;
+        self.keeps_lock = false;
         check_undisturbed(&self.connection, &self.published, writer.header())?;
         let appended = pending.appended.take().map_or_else(|| writer.start(), Ok)?;
         pending.stage.cut(pages);
@@ -237,12 +238,12 @@ impl Database {
 
     /// What the pages sum up to. Reads every page unless that is known; from then on another's
     /// write is noticed.
-    pub fn read_checksums(&mut self) -> Result<&Checksums> {
+    pub fn read_checksums(&mut self, stop: &dyn Fn() -> bool) -> Result<&Checksums> {
         let size = self.page_size()?;
         match &mut self.checksums {
             Some(known) => Ok(known),
             unknown => {
-                let (checksums, header) = read_checksums(&self.connection, size)?;
+                let (checksums, header) = read_checksums(&self.connection, size, stop)?;
                 self.published = Some(header);
                 Ok(unknown.insert(checksums))
             }

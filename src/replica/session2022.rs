@@ -87,7 +87,7 @@ fn first_record(
         return Ok(None);
     }
     // Where it has to send a snapshot, it does so at once.
-    if feeder.position().is_some() && !wait_for_data(feeder, records) {
+    if feeder.position().is_some() && !wait_for_data(feeder, records)? {
         return Ok(None);
     }
     records.header()?.map(Some).ok_or_else(ended)
@@ -95,13 +95,14 @@ fn first_record(
 
 /// Waits for as long as the upstream says nothing, which it does when it has nothing to say. False
 /// if the replica is to stop.
-fn wait_for_data(feeder: &Feeder, records: &mut Records<Pump>) -> bool {
+fn wait_for_data(feeder: &mut Feeder, records: &mut Records<Pump>) -> Result<bool> {
     while !records.has_more() && !records.body().has_data_within(PAUSE) {
         if (feeder.stop)() {
-            return false;
+            return Ok(false);
         }
+        feeder.audit()?;
     }
-    true
+    Ok(true)
 }
 
 /// Hands the pages of a snapshot to `write`, in runs.
@@ -188,7 +189,7 @@ impl Session {
                     return Ok(());
                 }
             }
-            if (feeder.stop)() || !wait_for_data(feeder, records) {
+            if (feeder.stop)() || !wait_for_data(feeder, records)? {
                 return Ok(());
             }
             let Some(header) = records.header()? else {

@@ -27,7 +27,7 @@ impl Feeder<'_> {
         }
         if let Some(position) = self.position {
             if self.database.checksums().is_none() && !self.load_checksums()? {
-                self.database.read_checksums()?;
+                self.database.read_checksums(self.stop)?;
             }
             return Ok(Have::Position(position));
         }
@@ -46,7 +46,7 @@ impl Feeder<'_> {
         };
         self.progress.set_state(State::CatchingUp, Some(format!("from {why}, page by page")));
         let page_size = self.database.page_size()?;
-        Ok(Have::Pages(PageSums::of(self.database.read_checksums()?, page_size)))
+        Ok(Have::Pages(PageSums::of(self.database.read_checksums(self.stop)?, page_size)))
     }
 
     /// What the pages sum up to, as the run before left it, if nothing was written since.

@@ -2,7 +2,7 @@
 
 use super::Checksums;
 use super::walindex::{self, State};
-use crate::base::{Error, FrameNo, PageSize, Pgno, Result, limits};
+use crate::base::{Error, FrameNo, Kind, PageSize, Pgno, Result, limits};
 use crate::format::checksum::PageChecksum;
 use crate::format::wal::{FRAME_HEADER_SIZE, frame_offset};
 use crate::format::walindex::Header;
@@ -24,11 +24,15 @@ pub fn read_page(connection: &Connection, pgno: Pgno, size: PageSize) -> Result<
     })
 }
 
-/// Reads all pages as the newest commit has them, for their checksums. Returns the wal-index header
+/// Reads all pages as the newest commit has them, for their checksums, unless `stop` says to end.
+/// Returns the wal-index header
 /// of that commit, too.
-pub fn read_checksums(connection: &Connection, size: PageSize) -> Result<(Checksums, Header)> {
+pub fn read_checksums(connection: &Connection, size: PageSize, stop: &dyn Fn() -> bool) -> Result<(Checksums, Header)> {
     let mut checksums = Checksums::new(0, size);
     let (pages, header) = read_all(connection, size, |first, images| {
+        if stop() {
+            return Err(Error::new(Kind::Interrupted, "litestream: interrupted"));
+        }
         for (n, image) in (first.get()..).zip(images.chunks_exact(size.bytes())) {
             let pgno = Pgno::new(n)?;
             checksums.resize(checksums.pages().max(n));
