@@ -83,10 +83,13 @@ fn run(primary: &Primary, connection: &Connection, is_neglected: bool) -> Result
         // Where it got not even as far as it saw, a reader is in the way, or a checkpoint of
         // another connection.
         let has_copied = done.is_some_and(|done| done.backfilled == done.frames);
-        if is_complete || !has_copied || primary.is_stopped() || !primary.is_past_limit(frames, 1) {
+        // Writers that checkpoint by themselves find the checkpoint lock taken while ours runs. One pass
+        // after the other would keep them from it, and each of theirs is complete.
+        let goes_on = is_neglected && !primary.is_stopped() && primary.is_past_limit(frames, 1);
+        if is_complete || !has_copied || !goes_on {
             return Ok(());
         }
-        if is_neglected && primary.is_past_limit(frames, LAST_RESORT) {
+        if primary.is_past_limit(frames, LAST_RESORT) {
             return checkpoint_alone(primary, connection);
         }
     }

@@ -67,6 +67,9 @@ pub(super) struct Tail {
     copies: bool,
     /// Whether one may have since the WAL was last restarted.
     has_copied: bool,
+    /// Whether a WAL past its limit was left to its writers since the last checkpoint of ours. While
+    /// that ran they could not checkpoint, and so seemed not to.
+    was_left: bool,
     failing_since: Option<Instant>,
     last_news: Instant,
     rest: Rest,
@@ -109,6 +112,7 @@ impl Tail {
             neglected: 0,
             copies: false,
             has_copied: false,
+            was_left: true,
             failing_since: None,
             last_news: Instant::now(),
             rest: Rest::new(bell, files),
@@ -313,6 +317,7 @@ impl Tail {
         self.brake.unpin();
         self.next_checkpoint = frames.saturating_add(self.primary.options.checkpoint_frames / 4 + 1);
         (self.copies, self.has_copied) = (true, true);
+        self.was_left = false;
         self.checkpointer.begin(&self.primary, self.neglected >= NEGLECTED)
     }
 
@@ -321,7 +326,8 @@ impl Tail {
     /// a read transaction is put in their way, at which they find nothing to do, until one is worth its while again.
     fn go_along(&mut self, frames: u32) -> Result<()> {
         let due = self.primary.options.checkpoint_frames;
-        if self.primary.is_past_limit(frames, 1) && !self.is_abandoned() {
+        let may_be_writers = !self.is_abandoned() || !std::mem::replace(&mut self.was_left, true);
+        if self.primary.is_past_limit(frames, 1) && may_be_writers {
             self.brake.unpin();
             return self.leave_to_writers();
         }
