@@ -156,7 +156,7 @@ fn bootstrap(
         }
         position = log.position(header.position);
     }
-    let checksums = file.finish_unchecked(pages)?;
+    let checksums = file.finish_unchecked(pages, || feeder.claim())?;
     Ok((position, pages, checksums))
 }
 
