@@ -322,13 +322,16 @@ fn a_first_transaction_that_ends_while_the_replica_waits_for_the_file_is_not_ove
             reply.send(&stream::encode(&stream::everything(FIRST, &bytes, 4096)));
             reply.end();
         });
-        let mut writer = Shell::stock(&path);
-        writer.run(sql);
         let disk = Disk::of(&path);
         let replica = disk.open();
         let pull = format!("SELECT litestream_pull('{}/app.db')", upstream.url());
         let pulled = std::thread::spawn(move || replica.refused(&pull));
-        until("the upstream is asked", || if upstream.requests().is_empty() { Err("not yet") } else { Ok(()) });
+        until("the upstream is asked", || {
+            assert!(!pulled.is_finished(), "the pull ended");
+            if upstream.requests().is_empty() { Err("not yet") } else { Ok(()) }
+        });
+        let mut writer = Shell::stock(&path);
+        writer.run(sql);
         let held = disk.hold(Call::Lock);
         may_answer.store(true, SeqCst);
         until("the file is to be locked", || if held.waiting() > 0 { Ok(()) } else { Err("not yet") });
@@ -378,15 +381,27 @@ fn a_replica_that_follows_to_another_page_size_goes_on_following() {
     let temp = Temp::new();
     let (shell, url) = primary(&temp, 4096);
     let path = temp.path("replica.db");
-    let mut replica = Shell::open(&path);
-    replica.run(&format!("SELECT litestream_follow('{url}', '{{\"overwrite\": true}}')"));
+    let replica = loaded(&path);
+    replica.ask::<String>(&format!("SELECT litestream_follow('{url}', '{{\"overwrite\": true}}')"));
+    // The file is made anew only where no connection reads it.
+    drop(replica);
+    let looker = loaded(":memory:".as_ref());
     shell.quit();
     resize(&temp.path("primary.db"), 1024);
     let mut shell = Shell::open(&temp.path("primary.db"));
     shell.run(&format!("SELECT litestream_serve('{}')", address(&url)));
-    until_gives(&mut replica, "SELECT state FROM litestream_status", "streaming");
+    until("it follows again", || match looker.ask::<String>("SELECT state FROM litestream_status") {
+        state if state == "streaming" => Ok(()),
+        state => Err(state),
+    });
     shell.run("INSERT INTO t(x) VALUES ('two')");
-    catch_up(&mut shell, &mut replica);
+    let position = shell.ask("SELECT litestream_position()");
+    until("the commit comes", || match looker.ask::<Option<String>>("SELECT position FROM litestream_status") {
+        Some(here) if here == position => Ok(()),
+        here => {
+            Err(format!("{here:?}: {:?}", looker.ask::<Option<String>>("SELECT last_error FROM litestream_status")))
+        }
+    });
     assert_eq!(stock(&path, COUNT), "2");
     assert_equal(&temp, &path, "after the other page size");
 }
