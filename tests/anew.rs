@@ -5,6 +5,8 @@
 mod support;
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 
 use support::*;
 
@@ -296,4 +298,112 @@ fn a_primary_that_does_not_take_a_position_is_asked_to_compare() {
     assert_eq!(replica.ask(&pull), LATER.to_string());
     let asked: Vec<_> = upstream.requests().iter().map(|r| r.line.split('?').next().unwrap().to_string()).collect();
     assert_eq!(asked, ["GET /stream", "GET /stream", "POST /stream"]);
+}
+
+/// SQL that begins the first transaction of a database: one of which a part is in the file before
+/// it ends, and page 1 is not, and one that is in memory alone.
+const TRANSACTIONS: [&str; 2] = [
+    "PRAGMA cache_size = 10; BEGIN IMMEDIATE; CREATE TABLE mine(x); WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL \
+     SELECT i + 1 FROM n LIMIT 3000) INSERT INTO mine SELECT zeroblob(1000) FROM n",
+    "BEGIN IMMEDIATE; CREATE TABLE mine(x); INSERT INTO mine VALUES (1)",
+];
+
+#[test]
+fn a_first_transaction_that_ends_while_the_replica_waits_for_the_file_is_not_overwritten() {
+    for sql in TRANSACTIONS {
+        let temp = Temp::new();
+        let path = temp.path("app.db");
+        let bytes = database(4096, 20);
+        let may_answer = Arc::new(AtomicBool::new(false));
+        let may = Arc::clone(&may_answer);
+        let upstream = Upstream::start(move |_, reply| {
+            until("the answer may come", || if may.load(SeqCst) { Ok(()) } else { Err("not yet") });
+            reply.stream_v2(4096);
+            reply.send(&stream::encode(&stream::everything(FIRST, &bytes, 4096)));
+            reply.end();
+        });
+        let disk = Disk::of(&path);
+        let replica = disk.open();
+        let pull = format!("SELECT litestream_pull('{}/app.db')", upstream.url());
+        let pulled = std::thread::spawn(move || replica.refused(&pull));
+        until("the upstream is asked", || {
+            assert!(!pulled.is_finished(), "the pull ended");
+            if upstream.requests().is_empty() { Err("not yet") } else { Ok(()) }
+        });
+        let mut writer = Shell::stock(&path);
+        writer.run(sql);
+        let held = disk.hold(Call::Lock);
+        may_answer.store(true, SeqCst);
+        until("the file is to be locked", || if held.waiting() > 0 { Ok(()) } else { Err("not yet") });
+        writer.run("COMMIT");
+        drop(held);
+        let error = pulled.join().unwrap();
+        assert!(error.contains("made a database of") && error.contains("overwrite"), "{error}");
+        assert_eq!(stock(&path, "PRAGMA integrity_check; SELECT name FROM sqlite_master"), "ok\nmine");
+        assert!(!temp.path("app.db-litestream/upstream").exists(), "it is no replica");
+    }
+}
+
+#[test]
+fn a_first_transaction_that_is_under_way_stays_the_applications() {
+    for sql in TRANSACTIONS {
+        let temp = Temp::new();
+        let (_primary, url) = primary(&temp, 4096);
+        let path = temp.path("app.db");
+        let mut writer = Shell::stock(&path);
+        writer.run(sql);
+        let mut replica = Shell::open(&path);
+        let error = replica.refused(&format!("SELECT litestream_pull('{url}')"));
+        assert!(error.contains("end transactions") && error.contains("locked"), "{error}");
+        writer.run("COMMIT");
+        assert!(replica.refused(&format!("SELECT litestream_pull('{url}')")).contains("has content"));
+        assert_eq!(stock(&path, "PRAGMA integrity_check; SELECT name FROM sqlite_master"), "ok\nmine");
+    }
+}
+
+#[test]
+fn the_journal_of_a_process_that_died_is_not_rolled_back_into_the_replica() {
+    let temp = Temp::new();
+    let (_primary, url) = primary(&temp, 4096);
+    let path = temp.path("replica.db");
+    let mut writer = Shell::stock(&path);
+    writer.run(TRANSACTIONS[0]);
+    writer.kill();
+    assert!(file_bytes(&path).len() > 4096 && !file_bytes(&temp.path("replica.db-journal")).is_empty());
+    let mut replica = Shell::open(&path);
+    replica.run(&format!("SELECT litestream_pull('{url}')"));
+    assert_eq!(stock(&path, &format!("PRAGMA integrity_check; {COUNT}")), "ok\n1");
+    assert_equal(&temp, &path, "after the journal was rolled back");
+}
+
+#[test]
+fn a_replica_that_follows_to_another_page_size_goes_on_following() {
+    let temp = Temp::new();
+    let (shell, url) = primary(&temp, 4096);
+    let path = temp.path("replica.db");
+    let replica = loaded(&path);
+    replica.ask::<String>(&format!("SELECT litestream_follow('{url}', '{{\"overwrite\": true}}')"));
+    // The file is made anew only where no connection reads it.
+    drop(replica);
+    let looker = loaded(":memory:".as_ref());
+    let status = |column: &str| -> Option<String> {
+        // Other tests of this process have replicas, too.
+        looker.ask(&format!("SELECT {column} FROM litestream_status WHERE database = '{}'", path.display()))
+    };
+    shell.quit();
+    resize(&temp.path("primary.db"), 1024);
+    let mut shell = Shell::open(&temp.path("primary.db"));
+    shell.run(&format!("SELECT litestream_serve('{}')", address(&url)));
+    until("it follows again", || match status("state").as_deref() {
+        Some("streaming") => Ok(()),
+        state => Err(format!("{state:?}: {:?}", status("last_error"))),
+    });
+    shell.run("INSERT INTO t(x) VALUES ('two')");
+    let position = shell.ask("SELECT litestream_position()");
+    until("the commit comes", || match status("position") {
+        Some(here) if here == position => Ok(()),
+        here => Err(format!("{here:?}: {:?}", status("last_error"))),
+    });
+    assert_eq!(stock(&path, COUNT), "2");
+    assert_equal(&temp, &path, "after the other page size");
 }

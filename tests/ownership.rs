@@ -209,3 +209,36 @@ fn a_replica_stays_one_when_the_first_attempt_to_make_it_died() {
         victim.url()
     );
 }
+
+#[test]
+fn a_database_made_in_place_of_a_replica_that_was_never_finished_is_the_applications() {
+    let temp = Temp::new();
+    let path = temp.path("app.db");
+    let bytes = database(4096, 20);
+    let upstream = Upstream::start(move |request, reply| {
+        reply.stream_v2(4096);
+        let records = stream::everything(FIRST, &bytes, 4096);
+        let (last, others) = records.split_last().unwrap();
+        others.iter().for_each(|record| reply.send(&record.encode()));
+        // Whoever has something already has it compared.
+        if request.line.starts_with("POST") {
+            reply.send(&last.encode());
+        }
+        reply.hold();
+    });
+    let pull = format!("SELECT litestream_pull('{}/app.db')", upstream.url());
+    let mut first = Shell::open(&path);
+    first.send(&pull);
+    until("pages are in the file", || if file_bytes(&path).len() > 8192 { Ok(()) } else { Err("not yet") });
+    first.kill();
+    std::fs::remove_file(&path).unwrap();
+    stock(&path, NEW);
+    let mut second = Shell::open(&path);
+    let error = second.refused(&pull);
+    assert!(error.contains("has content") && error.contains("overwrite"), "{error}");
+    // As if it had been killed an instant before the file was finished.
+    std::fs::write(temp.path("app.db-litestream/upstream"), format!("{}/app.db\n", upstream.url())).unwrap();
+    let error = second.refused(&pull);
+    assert!(error.contains("no read-only mark") && error.contains("overwrite"), "{error}");
+    assert_eq!(stock(&path, "SELECT x FROM t"), "one");
+}

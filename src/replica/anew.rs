@@ -1,15 +1,17 @@
 //! Beginning a file anew: one that holds nothing, or whose pages are of another size than the
 //! upstream's.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::database::{Content, Database};
 use super::feeder::Feeder;
 use super::stage::is_in_wal_mode;
 use crate::base::{Error, Kind, PageSize, Result};
-use crate::sqlite::{Connection, OpenMode};
-use crate::store::{beside, holds_nothing};
+use crate::sqlite::{Connection, Exclusive, OpenMode};
+use crate::store::{HeaderWatch, beside, holds_nothing, sync_folder_of};
 
 /// How long others that have the file open are waited for.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -94,16 +96,45 @@ impl Feeder<'_> {
         self.database = Database::open(&path, &self.vfs, self.options.checkpoint_frames)?;
         // Its connection, too, has the file open.
         self.audit = None;
+        // A header of the file that was is none of the file that comes.
+        self.header = HeaderWatch::default();
         self.alone = None;
         self.durable = None;
+        Ok(())
+    }
+
+    /// Has SQLite bring a file that is to become a replica to the state that others see: it rolls back the transaction of a
+    /// process that died, which it would do to the replica otherwise, and removes a WAL beside an empty file. Fails while a
+    /// transaction is under way.
+    pub(super) fn settle(&self) -> Result<()> {
+        let database = &self.database;
+        let path = database.connection.path();
+        if database.connection.database()?.size()? > 0 {
+            check_empty(database)?;
+            check_no_wal(database)?;
+        }
+        let has_files = has_wal(database) || has_hot_journal(database)?;
+        // A connection that stays would keep page 1 of a placeholder in memory.
+        let reader = Connection::open(path, &self.vfs, OpenMode::Existing)?;
+        match reader.query_text(c"PRAGMA main.schema_version") {
+            // The header of the file says so as well.
+            Err(error) if error.kind() == Kind::Corrupt => {}
+            read => drop(read.map_err(needs_the_file)?),
+        }
+        drop(reader);
+        if has_files {
+            // A journal that a power loss brings back would be rolled back into the replica.
+            let failed = |e| Error::io(format!("litestream: syncing the folder of {}", path.display()), &e);
+            sync_folder_of(path).map_err(failed)?;
+        }
         Ok(())
     }
 
     /// Empties the file under a lock that keeps everybody out, if `check` says so under it.
     fn empty(&self, patience: Duration, check: impl FnOnce(&Database) -> Result<bool>) -> Result<bool> {
         let file = self.database.connection.database()?;
-        let _lock = file.lock_exclusive(patience)?;
-        if !check(&self.database)? {
+        let (_lock, may_be_emptied) = lock_checked(&self.database, patience, check)?;
+        if !may_be_emptied {
             return Ok(false);
         }
         // What a crash leaves is an empty database, from which SQLite takes away what is left of a
@@ -111,6 +142,82 @@ impl Feeder<'_> {
         file.truncate(0)?;
         file.sync()?;
         Ok(self.database.content()? == Content::Nothing)
+    }
+}
+
+/// Locks the file of `database` against all others, and returns what `check` returns under that lock.
+pub(super) fn lock_checked<T>(
+    database: &Database,
+    patience: Duration,
+    check: impl FnOnce(&Database) -> Result<T>,
+) -> Result<(Exclusive<'_>, T)> {
+    let lock = database.connection.database()?.lock_exclusive(patience).map_err(needs_the_file)?;
+    let checked = check(database)?;
+    Ok((lock, checked))
+}
+
+/// Fails unless the file holds nothing, and nothing beside it that SQLite would bring into it.
+pub(super) fn check_new(database: &Database) -> Result<()> {
+    check_empty(database)?;
+    check_no_wal(database)?;
+    match has_hot_journal(database)? {
+        true => Err(Error::new(
+            Kind::Busy,
+            format!(
+                "litestream: a process that wrote to {} died; its transaction must be rolled back first, try again",
+                database.connection.path().display()
+            ),
+        )),
+        false => Ok(()),
+    }
+}
+
+fn check_empty(database: &Database) -> Result<()> {
+    match database.content()? {
+        Content::Nothing => Ok(()),
+        Content::Database => Err(Error::new(
+            Kind::Refused,
+            format!(
+                "litestream: another connection made a database of {} while it was to become a replica; pass \
+                 {{\"overwrite\": true}} to replace it",
+                database.connection.path().display()
+            ),
+        )),
+    }
+}
+
+fn check_no_wal(database: &Database) -> Result<()> {
+    match has_wal(database) {
+        false => Ok(()),
+        true => Err(Error::new(
+            Kind::Refused,
+            format!(
+                "litestream: {} holds nothing, and {} has content; remove both files if no program needs that content",
+                database.connection.path().display(),
+                beside(database.connection.path(), "-wal").display()
+            ),
+        )),
+    }
+}
+
+fn needs_the_file(error: Error) -> Error {
+    match error.kind() {
+        Kind::Busy => error.within(
+            "litestream: a new replica needs its file for itself; end transactions and statements that read from this \
+             connection (one that reads a table, even a virtual one, does), and close other connections to it",
+        ),
+        _ => error,
+    }
+}
+
+/// Whether a journal is beside the database that SQLite would roll back. It clears the first byte of one that it is done with.
+fn has_hot_journal(database: &Database) -> Result<bool> {
+    let path: PathBuf = beside(database.connection.path(), "-journal");
+    let mut first = [0];
+    match File::open(&path).and_then(|mut file| file.read(&mut first)) {
+        Ok(read) => Ok(read > 0 && first != [0]),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(Error::io(format!("litestream: reading {}", path.display()), &error)),
     }
 }
 

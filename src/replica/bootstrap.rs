@@ -7,6 +7,8 @@
 
 use std::time::Duration;
 
+use super::anew::{check_new, lock_checked};
+use super::database::Database;
 use super::stage::{check_page_one, mark, placeholder};
 use crate::base::{Error, Kind, PageSize, Pgno, Result, limits};
 use crate::sqlite::{Connection, Exclusive, File, Writeback};
@@ -23,6 +25,7 @@ static ZEROS: [u8; limits::scaled(1 << 12, 100)] = [0; limits::scaled(1 << 12, 1
 
 /// A file being filled.
 pub(super) struct Bootstrap<'c> {
+    connection: &'c Connection,
     file: File<'c>,
     size: PageSize,
     read_only: bool,
@@ -36,21 +39,15 @@ pub(super) struct Bootstrap<'c> {
 }
 
 impl<'c> Bootstrap<'c> {
-    /// Locks and empties the file of a connection that has read nothing from it.
-    pub fn begin(connection: &'c Connection, size: PageSize, read_only: bool) -> Result<Bootstrap<'c>> {
+    /// Locks and empties the file of a connection that has read nothing from it, if it still holds nothing then.
+    pub fn begin(database: &'c Database, size: PageSize, read_only: bool) -> Result<Bootstrap<'c>> {
+        let connection = &database.connection;
         let file = connection.database()?;
-        if file.size()? == 0 {
-            // SQLite takes away a WAL that is left of an earlier database of this name when it reads an empty file.
-            connection.query_text(c"PRAGMA main.schema_version")?;
-        }
-        let lock = file.lock_exclusive(PATIENCE).map_err(|e| {
-            e.within(
-                "litestream: a new replica needs its file for itself; end transactions and statements that read from this \
-                 connection (one that reads a table, even a virtual one, does), and close other connections to it",
-            )
-        })?;
+        // The header that was read without the lock may be that of a transaction under way.
+        let (lock, ()) = lock_checked(database, PATIENCE, check_new)?;
         let writeback = Writeback::of(connection.path());
         let begun = Bootstrap {
+            connection,
             file,
             size,
             read_only,
@@ -88,26 +85,31 @@ impl<'c> Bootstrap<'c> {
     }
 
     /// Makes the database of `pages` pages whole and durable, if the pages written sum up to
-    /// `expected`. Returns their checksums.
+    /// `expected`. Returns their checksums. `claim` records whose replica it is.
     ///
     /// # Errors
     /// [`Kind::Corrupt`] if they do not, or if a page never came.
-    pub fn finish_checked(mut self, pages: u32, expected: Option<u64>) -> Result<Checksums> {
+    pub fn finish_checked(
+        mut self,
+        pages: u32,
+        expected: Option<u64>,
+        claim: impl FnOnce() -> Result<()>,
+    ) -> Result<Checksums> {
         let checksums = std::mem::replace(&mut self.written, Written::new(self.size)).whole(pages)?;
         match (expected, checksums.total()) {
             (Some(expected), found) if found != Some(expected) => Err(not_as_sent(expected, found)),
-            _ => self.finish(pages).map(|()| checksums),
+            _ => self.finish(pages, claim).map(|()| checksums),
         }
     }
 
     /// Makes the database of `pages` pages whole and durable, for a stream that does not say what
-    /// they sum up to. Returns their checksums, if each of them came.
-    pub fn finish_unchecked(mut self, pages: u32) -> Result<Option<Checksums>> {
+    /// they sum up to. Returns their checksums, if each of them came. `claim` records whose replica it is.
+    pub fn finish_unchecked(mut self, pages: u32, claim: impl FnOnce() -> Result<()>) -> Result<Option<Checksums>> {
         let checksums = std::mem::replace(&mut self.written, Written::new(self.size)).whole(pages).ok();
-        self.finish(pages).map(|()| checksums)
+        self.finish(pages, claim).map(|()| checksums)
     }
 
-    fn finish(mut self, pages: u32) -> Result<()> {
+    fn finish(mut self, pages: u32, claim: impl FnOnce() -> Result<()>) -> Result<()> {
         let Some(mut page_one) = self.page_one.take() else {
             return Err(Error::new(Kind::Corrupt, "stream: a new database without its page 1"));
         };
@@ -117,6 +119,9 @@ impl<'c> Bootstrap<'c> {
         self.file.truncate(u64::from(pages) * u64::from(self.size.get()))?;
         self.file.write(SECTOR as u64, rest)?;
         self.file.sync()?;
+        // Not before: a file that is removed before it is finished leaves nothing that says whose the next one is. Not after: a
+        // replica that nobody owns would be refused.
+        claim()?;
         self.file.write(0, start)?;
         self.file.sync()?;
         self.finished = true;
@@ -127,7 +132,7 @@ impl<'c> Bootstrap<'c> {
 impl Drop for Bootstrap<'_> {
     /// A file that came to nothing is empty again, as it was for everybody who looks at it; or as good as empty.
     fn drop(&mut self) {
-        if self.finished {
+        if self.finished || !self.connection.is_usable() {
             return;
         }
         let emptied = self.file.truncate(0).or_else(|_| self.file.write(0, &placeholder(self.size)));

@@ -170,7 +170,7 @@ impl Database {
 
     /// Drops a commit that was not ended: gives back the write lock that it kept.
     pub fn abandon(&mut self) {
-        if std::mem::take(&mut self.keeps_lock) {
+        if std::mem::take(&mut self.keeps_lock) && self.connection.is_usable() {
             // The guard gives it back.
             let _ = WalWriter::give_back(&self.connection).inspect_err(|error| log::warn!("{error}"));
         }

@@ -79,7 +79,7 @@ pub(super) struct Feeder<'p> {
     /// Whether the locks of this process hold. None before the WAL is open.
     pub(super) alone: Option<Alone>,
     pub(super) audit: Option<Audit>,
-    header: HeaderWatch,
+    pub(super) header: HeaderWatch,
     lock: SidecarLock,
 }
 
@@ -186,7 +186,8 @@ impl<'p> Feeder<'p> {
 
     /// A new file for a database with pages of `size`.
     pub fn bootstrap(&self, size: PageSize) -> Result<Bootstrap<'_>> {
-        Bootstrap::begin(&self.database.connection, size, self.read_only())
+        self.settle()?;
+        Bootstrap::begin(&self.database, size, self.read_only())
     }
 
     /// Whether what the database holds may be replaced by what a stranger sends.
@@ -213,14 +214,16 @@ impl<'p> Feeder<'p> {
             self.begin_anew(size)?;
         }
         self.replaces = everything || self.compares;
-        // A new file belongs to its upstream before anything is in it, and so does one that has a state of it; any other once
-        // its content changes.
-        if known || self.is_new()? { self.belong().map(drop) } else { Ok(()) }
+        // What has a state of the upstream belongs to it; any other file does once its content changes.
+        if known { self.belong().map(drop) } else { Ok(()) }
     }
 
     pub(super) fn belongs_to_another(&self) -> Error {
         let name = self.database.connection.path().display();
         let what = match &self.known_url {
+            Some(owner) if *owner == self.url => {
+                "has no position and no read-only mark that show it to be a replica of".into()
+            }
             Some(owner) => format!("is a replica of {owner}, not of"),
             None => "has content and is not a replica of".to_string(),
         };
@@ -236,10 +239,15 @@ impl<'p> Feeder<'p> {
         if self.same_upstream {
             return Ok(false);
         }
-        self.sidecar.forget_generation()?;
-        self.sidecar.set_upstream(&self.url)?;
+        self.claim()?;
         self.same_upstream = true;
         Ok(true)
+    }
+
+    /// Records in the sidecar that the database is a replica of the upstream.
+    pub fn claim(&self) -> Result<()> {
+        self.sidecar.forget_generation()?;
+        self.sidecar.set_upstream(&self.url)
     }
 
     /// Keeps what was applied, whatever ended the stream. A file that came to nothing is no one's:
@@ -338,6 +346,7 @@ impl<'p> Feeder<'p> {
     /// A new replica was written up to `position`. `checksums` is what its pages sum up to, if that is known.
     pub fn made(&mut self, position: Position, newest: Newest, pages: u32, checksums: Option<Checksums>) -> Result<()> {
         self.replaces = false;
+        self.same_upstream = true;
         self.database.set_checksums(checksums);
         self.position = Some(position);
         // This opens the WAL, during which others find the database busy. So it is not said to be there before.
@@ -403,6 +412,15 @@ impl<'p> Feeder<'p> {
         self.sidecar.forget_position()
     }
 
+    /// Whether what is there is known to be a replica of this upstream. Its URL alone does not say so: it may be left of a file
+    /// that was removed, and an application may have made a database in its place.
+    fn is_own_replica(&self) -> Result<bool> {
+        if !self.same_upstream || self.position.is_some() || self.options.writable {
+            return Ok(self.same_upstream);
+        }
+        Ok(self.database.journal_mode()? == "wal" && self.database.is_read_only()?)
+    }
+
     fn check_content(&mut self) -> Result<()> {
         if self.is_new()? {
             self.position = None;
@@ -415,14 +433,14 @@ impl<'p> Feeder<'p> {
             // The position of a primary that was served from here, or of nothing.
             self.position = None;
         }
-        let is_own = self.same_upstream || self.options.overwrite;
+        let is_own = self.options.overwrite || self.is_own_replica()?;
         if self.position.is_none() && !is_own {
             if !self.holds_nothing()? {
                 return Err(self.belongs_to_another());
             }
             self.begin_anew_if_alone()?;
             self.sidecar.forget()?;
-            self.known_url = None;
+            (self.known_url, self.same_upstream) = (None, false);
             if self.is_new()? {
                 return Ok(());
             }

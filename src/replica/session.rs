@@ -84,7 +84,7 @@ fn bootstrap<R: Read>(
         }
         feeder.count(records.bytes);
     };
-    let finished = file.finish_checked(commit.pages, expected(&commit));
+    let finished = file.finish_checked(commit.pages, expected(&commit), || feeder.claim());
     let checksums = finished.inspect_err(|error| {
         if error.kind() == Kind::Corrupt {
             feeder.progress.failed_verification();

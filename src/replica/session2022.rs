@@ -157,7 +157,7 @@ fn bootstrap(
         }
         position = log.position(header.position);
     }
-    let checksums = file.finish_unchecked(pages)?;
+    let checksums = file.finish_unchecked(pages, || feeder.claim())?;
     Ok((position, pages, checksums))
 }
 

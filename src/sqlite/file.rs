@@ -19,6 +19,7 @@ const PIECE: usize = limits::scaled(1 << 16, 1000);
 const BUSY: c_int = 5;
 const BETWEEN_TRIES: Duration = Duration::from_millis(1);
 const LOCK_SHARED: c_int = 1;
+const LOCK_RESERVED: c_int = 2;
 const LOCK_EXCLUSIVE: c_int = 4;
 
 /// A file of a [`Connection`], valid while the connection is borrowed.
@@ -115,7 +116,8 @@ impl<'c> File<'c> {
     pub fn lock_exclusive(&self, patience: Duration) -> Result<Exclusive<'c>> {
         let exclusive = Exclusive { file: *self };
         let deadline = Instant::now() + patience;
-        for level in [LOCK_SHARED, LOCK_EXCLUSIVE] {
+        // Reserved first: a transaction that writes ends as it would without us, and only new ones wait.
+        for level in [LOCK_SHARED, LOCK_RESERVED, LOCK_EXCLUSIVE] {
             loop {
                 // SAFETY: the levels are taken in the order xLock prescribes; a failed one leaves what was held, which the
                 // guard gives back.
@@ -138,6 +140,9 @@ pub struct Exclusive<'c> {
 
 impl Drop for Exclusive<'_> {
     fn drop(&mut self) {
+        if !self.file.connection.is_usable() {
+            return;
+        }
         // SAFETY: unlocking to SQLITE_LOCK_NONE (0) is allowed from any level.
         unsafe { self.file.methods().xUnlock.map(|f| f(self.file.raw.as_ptr(), 0)) };
     }

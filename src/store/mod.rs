@@ -24,7 +24,7 @@ pub use lookup::{page_size, pages, read_checksums, read_page, read_run};
 pub use nothing::holds_nothing;
 pub use overwritten::HeaderWatch;
 pub use page_file::Entry;
-pub use sidecar::{Sidecar, SidecarLock, beside};
+pub use sidecar::{Sidecar, SidecarLock, beside, sync_folder_of};
 pub use walindex::{State, newest_frame, page_of, state, valid_state};
 pub use watch::Watch;
 pub use writer::{Appended, Changes, WalWriter, restart};

@@ -312,7 +312,7 @@ pub(super) fn replace(path: &Path, write: impl FnOnce(&File) -> std::io::Result<
 }
 
 /// A rename is durable when its folder is.
-pub(super) fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+pub fn sync_folder_of(path: &Path) -> std::io::Result<()> {
     match path.parent() {
         Some(folder) if cfg!(unix) => File::open(folder)?.sync_all(),
         _ => Ok(()),
