@@ -307,3 +307,42 @@ fn a_backup_is_put_back_while_everything_runs() {
     assert_same_pages(&temp.path("app.db"), &temp.path("copy.db"));
     assert_eq!(replica.ask("SELECT heals FROM litestream_status"), "0");
 }
+
+#[test]
+fn a_folder_that_cannot_be_looked_into_for_a_while_ends_nothing() {
+    let temp = Temp::new();
+    let folder = temp.path("folder");
+    fs::create_dir(&folder).unwrap();
+    let (mut primary, url) = serving(&folder.join("app.db"));
+    let mut replica = following(&temp.path("copy.db"), &url);
+    catch_up(&mut primary, &mut replica);
+    fs::rename(&folder, temp.path("away")).unwrap();
+    // Whatever is looked for there, the system answers neither with a file nor that there is none.
+    symlink(&folder, &folder).unwrap();
+    until("the failure is noticed", || match get(&url, "/status.json", &[]).text() {
+        text if text.contains("symbolic links") => Ok(()),
+        text => Err(text),
+    });
+    fs::remove_file(&folder).unwrap();
+    fs::rename(temp.path("away"), &folder).unwrap();
+    primary.run("CREATE TABLE later(x)");
+    catch_up(&mut primary, &mut replica);
+}
+
+/// A served database that another file was renamed over, which the primary has noticed.
+fn renamed_over(temp: &Temp) -> rusqlite::Connection {
+    let database = temp.path("app.db");
+    let app = loaded(&database);
+    app.run("PRAGMA journal_mode = wal; CREATE TABLE t(x)");
+    app.ask::<String>("SELECT litestream_serve('127.0.0.1:0')");
+    until("the WAL is empty", || match app.ask::<i64>("PRAGMA wal_checkpoint(TRUNCATE)") {
+        0 => Ok(()),
+        busy => Err(busy.to_string()),
+    });
+    fs::rename(backup(temp), &database).unwrap();
+    until("it is noticed", || match app.ask::<String>("SELECT ifnull(reason, state) FROM litestream_status") {
+        told if told.contains("was replaced by another file") => Ok(()),
+        told => Err(told),
+    });
+    app
+}

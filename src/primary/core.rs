@@ -9,12 +9,16 @@ use super::history::History;
 use super::page_map::PageMap;
 use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result};
 use crate::format::page_file::Mark;
-use crate::format::wal::Salts;
+use crate::format::wal::{FRAME_HEADER_SIZE, Salts, frame_offset};
 use crate::sqlite::{Connection, OpenMode, needs_all_locks_to_recover, random_bytes, steady_ms, version};
 use crate::store::{HeaderWatch, State, Watch, page_of, page_size, pages, state, valid_state};
 
 /// How long a writer is given to publish a commit that it has begun to publish.
 const PUBLISHED: Duration = Duration::from_millis(20);
+
+/// Where a frame of page 1 says how many pages the database has
+/// (<https://www.sqlite.org/fileformat2.html#in_header_database_size>).
+const SIZE_IN_FRAME: u64 = FRAME_HEADER_SIZE as u64 + 28;
 
 /// Where the tail has read the WAL up to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,6 +69,8 @@ pub(super) struct Core {
     /// How many pages were found to have changed without a commit, and the first of them.
     pub(super) unexplained: u64,
     pub(super) overwritten: Option<Pgno>,
+    /// Why the database is not served any more. The WAL is held no more from then on.
+    ended: Option<Error>,
     /// For a database that is a replica itself: when its position was the newest, by this process'
     /// clock.
     pub(super) origin_time: Option<i64>,
@@ -125,6 +131,7 @@ impl Core {
             floor: Lsn::ZERO,
             unexplained: 0,
             overwritten: None,
+            ended: None,
             origin_time: None,
             look_began: Cell::new(looked),
             looked,
@@ -200,9 +207,21 @@ impl Core {
         Ok(())
     }
 
+    /// Ends all that needs the WAL held, with `error`, and lets go of it.
+    pub fn end(&mut self, error: Error) -> Result<()> {
+        self.ended.get_or_insert(error);
+        self.let_go()
+    }
+
+    /// Fails once [`Core::end`] was called: nothing would let go of a WAL that is held again.
+    pub fn check_not_ended(&self) -> Result<()> {
+        self.ended.clone().map_or(Ok(()), Err)
+    }
+
     /// Takes in what was committed up to the last look, which found `state`. None if nothing was; a
     /// WAL restarted without a commit since is something, from frame 0 to frame 0.
     pub fn take_in(&mut self, state: &State) -> Result<Option<News>> {
+        self.check_not_ended()?;
         let began = self.look_began.get();
         let news = match self.unwatched {
             true => self.take_back(),
@@ -229,7 +248,7 @@ impl Core {
         // Looked at after the wal-index: what is new was written to the file that is open here.
         self.check_file()?;
         match self.origin_time {
-            None => self.advance(state, self.position_after(state.header.salts, state.header.last)),
+            None => self.advance(state, self.position_after(state.header.salts, state.header.last), u32::MAX),
             Some(_) => self.check_restarted(state).map(|()| None),
         }
     }
@@ -246,7 +265,9 @@ impl Core {
     }
 
     /// Takes in the commits that led to `state`, which is at `position`. Forbids the WAL to be restarted before all of it was seen.
-    pub(super) fn advance(&mut self, state: &State, position: Position) -> Result<Option<News>> {
+    /// Before them, commits that were not in this WAL may have left the database with only `least` pages for a time.
+    pub(super) fn advance(&mut self, state: &State, position: Position, least: u32) -> Result<Option<News>> {
+        self.check_not_ended()?;
         self.watch.forbid_restart(&self.watcher)?;
         let header = &state.header;
         let from = if header.salts == self.seen.mark.salts { self.seen.mark.last } else { FrameNo::ZERO };
@@ -259,13 +280,16 @@ impl Core {
             )));
         }
         // All that can fail comes first: what was taken for seen and is not in the map would be missed for ever.
-        let (had, pages) = (self.seen.pages, pages(&self.watcher, state, self.page_size)?);
+        let pages = pages(&self.watcher, state, self.page_size)?;
         let changed = self.pages_in(from, header.last)?;
+        let had = self.seen.pages.min(least).min(self.least_size(from, &changed)?);
         let frames = header.last.0.saturating_sub(from.0);
         let commits = header.change.wrapping_sub(self.seen.change).clamp(1, frames.max(1));
         let mark = Mark { salts: header.salts, last: header.last, checksum: header.frame_checksum };
         self.seen = Seen { mark, pages, change: header.change };
         let before = std::mem::replace(&mut self.position, position);
+        // What was cut off is gone, and what grew again in its place need not be the same.
+        self.map.resize(self.map.pages().min(had));
         self.map.resize(pages);
         self.enter_frames(from, &changed);
         if from == header.last && position == before {
@@ -292,6 +316,7 @@ impl Core {
 
     /// Allows the WAL to be restarted if all of it is in the database and has been seen. Whether it did.
     pub fn allow_restart(&mut self, state: &State) -> Result<bool> {
+        self.check_not_ended()?;
         if !state.is_backfilled() || self.is_news(state) {
             return Ok(false);
         }
@@ -327,6 +352,19 @@ impl Core {
     fn pages_in(&self, from: FrameNo, to: FrameNo) -> Result<Vec<Pgno>> {
         let index = self.watcher.wal_index()?;
         (from.next().0..=to.0).map(|frame| page_of(&index, FrameNo(frame))).collect()
+    }
+
+    /// The least size in pages that page 1 gives the database in the frames after `from`. A commit that changes the size
+    /// writes page 1.
+    fn least_size(&self, from: FrameNo, changed: &[Pgno]) -> Result<u32> {
+        let mut least = u32::MAX;
+        for (frame, _) in (from.next().0..).map(FrameNo).zip(changed).filter(|(_, pgno)| **pgno == Pgno::ONE) {
+            let (mut size, at) = ([0; 4], frame_offset(frame, self.page_size) + SIZE_IN_FRAME);
+            self.watcher.wal()?.read(at, &mut size)?;
+            let size = u32::from_be_bytes(size);
+            least = if size > 0 { least.min(size) } else { least };
+        }
+        Ok(least)
     }
 
     /// Puts the pages of the frames after `from` into the map.

@@ -32,6 +32,7 @@ impl Core {
         mut seen: impl FnMut(&mut Core, News) -> Result<()>,
         read: impl FnOnce(&mut Core, Places) -> Result<T>,
     ) -> Result<T> {
+        self.check_not_ended()?;
         self.reader.pin()?;
         let done = self.look().and_then(|state| {
             if let Some(news) = self.take_in(&state)? {

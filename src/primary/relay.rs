@@ -88,7 +88,7 @@ impl Feeding<'_> {
             origin.generations.fetch_add(1, Relaxed);
         }
         let state = self.core.look()?;
-        let news = self.core.advance(&state, position);
+        let news = self.core.advance(&state, position, u32::MAX);
         if let Some(news) = news? {
             self.primary.publish(&mut self.core, &news)?;
         }

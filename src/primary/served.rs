@@ -315,7 +315,7 @@ impl Primary {
     pub(super) fn lose(&self, error: Error) {
         let _ = self.lost.set(error.clone());
         self.stop.store(true, Relaxed);
-        let _ = self.lock_core().let_go();
+        let _ = self.lock_core().end(error.clone());
         self.noted::<()>(Err(error));
     }
 
@@ -341,6 +341,7 @@ impl Primary {
 
     /// Takes in what is new and puts it up for the feeds. Whether there was anything.
     pub(super) fn look(&self, core: &mut Core) -> Result<bool> {
+        core.check_not_ended()?;
         core.let_go_if_damaged()?;
         let state = core.look()?;
         let news = core.take_in(&state)?;

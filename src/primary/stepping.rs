@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::tail::Tail;
 use super::{Options, Primary};
-use crate::base::Result;
+use crate::base::{Error, Result};
 
 /// A database being served, and its tail.
 pub struct Stepped {
@@ -35,6 +35,16 @@ impl Stepped {
     /// Lets go of the WAL until the next turn, as the tail does for writers that never pause.
     pub fn let_go(&self) -> Result<()> {
         self.primary.lock_core().let_go()
+    }
+
+    /// What a checkpoint or a feed does that has waited for the core.
+    pub fn look(&self) -> Result<()> {
+        self.primary.look(&mut self.primary.lock_core()).map(drop)
+    }
+
+    /// Ends serving for good, as the tail does when it finds that the file is not what it was.
+    pub fn lose(&self, error: Error) {
+        self.primary.lose(error);
     }
 
     /// Ends serving: in order, or as a killed process does.

@@ -126,16 +126,14 @@ impl Tail {
     fn run(mut self) {
         let mut gather = GATHER;
         while !self.primary.is_stopped() {
-            if let Some(Err(error)) = self.alone.as_mut().map(|alone| alone.check(&self.brake)) {
-                return self.lose(error);
-            }
+            let alone = self.alone.as_mut().map_or(Ok(()), |alone| alone.check(&self.brake));
             match self.primary.keep_lock() {
                 Ok(false) => {}
                 Ok(true) => self.make_sidecar_again(),
                 // The sidecar is another's.
                 Err(error) => return self.primary.lose(error),
             }
-            let turn = guarded(|| self.turn());
+            let turn = alone.and_then(|()| guarded(|| self.turn()));
             let failed = turn.is_err();
             self.failing_since = if failed { self.failing_since.or_else(|| Some(Instant::now())) } else { None };
             match &turn {

@@ -11,6 +11,15 @@ use crate::base::{FrameNo, Lsn, Pgno, Position, Result};
 use crate::format::wal::{Chain, FRAME_HEADER_SIZE, FrameHeader, Salts, WordOrder, frame_offset, frame_size};
 use crate::store::{State, valid_state};
 
+/// Commits that were found in the WAL file behind those of the WAL that came after.
+struct Behind {
+    /// The pages that they wrote.
+    pages: Vec<Pgno>,
+    commits: u32,
+    /// The smallest database size among them, in pages.
+    least: u32,
+}
+
 impl Core {
     /// Lets go of the WAL, until [`Core::take_in`].
     pub fn let_go(&mut self) -> Result<()> {
@@ -38,10 +47,11 @@ impl Core {
         let (begins, commits) = (self.position.index + 1, state.header.change.wrapping_sub(self.seen.change));
         let behind = self.read_behind(&state)?;
         let position = Position::after_frame(self.position.generation, begins, state.header.last, self.page_size());
-        let news = self.advance(&state, position)?;
-        let is_partial = behind.as_ref().is_none_or(|pages| !pages.is_empty());
+        let least = behind.as_ref().map_or(u32::MAX, |behind| behind.least);
+        let news = self.advance(&state, position, least)?;
+        let is_partial = behind.as_ref().is_none_or(|behind| !behind.pages.is_empty());
         match behind {
-            Some(pages) => {
+            Some(Behind { pages, .. }) => {
                 let begins = Lsn::new(begins, FrameNo::ZERO);
                 pages.iter().for_each(|pgno| self.map.changed_before(*pgno, begins));
             }
@@ -68,16 +78,16 @@ impl Core {
         Ok(Some(News { from: FrameNo::ZERO, to, commits, has_unwritten: true, is_partial: true }))
     }
 
-    /// The pages in what was not seen of the WAL before this one. None if it is not sure that these are all.
-    fn read_behind(&self, state: &State) -> Result<Option<Vec<Pgno>>> {
+    /// What was not seen of the WAL before this one. None if it is not sure that this is all.
+    fn read_behind(&self, state: &State) -> Result<Option<Behind>> {
         let (seen, now) = (self.seen, &state.header);
         if now.salts.0 != seen.mark.salts.0.wrapping_add(1) || self.is_overwritten(now.salts)? {
             return Ok(None);
         }
-        let (pages, commits) = self.read_chain(now.order)?;
-        let commits = commits.wrapping_add(self.count_commits(now.last)?);
+        let behind = self.read_chain(now.order)?;
+        let commits = behind.commits.wrapping_add(self.count_commits(now.last)?);
         let complete = commits == now.change.wrapping_sub(seen.change) && !self.is_overwritten(now.salts)?;
-        Ok(complete.then_some(pages))
+        Ok(complete.then_some(behind))
     }
 
     /// Whether the place after the last frame seen holds a frame of the WAL with these salts. They are written in order, so if it
@@ -86,11 +96,11 @@ impl Core {
         Ok(self.frame_header(self.seen.mark.last.next())?.salts == by)
     }
 
-    /// The pages of committed frames that follow the last one seen, as their checksums say, and how many commits they are.
-    fn read_chain(&self, order: WordOrder) -> Result<(Vec<Pgno>, u32)> {
+    /// The commits that follow the last frame seen, as their checksums say.
+    fn read_chain(&self, order: WordOrder) -> Result<Behind> {
         let mark = self.seen.mark;
         let mut chain = Chain::resume(order, mark.salts, mark.checksum);
-        let (mut pages, mut commits) = (Vec::new(), 0u32);
+        let mut behind = Behind { pages: Vec::new(), commits: 0, least: u32::MAX };
         let (mut frame, mut bytes) = (mark.last.next(), vec![0; frame_size(self.page_size()) as usize]);
         let mut uncommitted = Vec::new();
         loop {
@@ -102,12 +112,13 @@ impl Core {
             let head = FrameHeader::decode(head)?;
             uncommitted.push(Pgno::new(head.pgno)?);
             if head.commit > 0 {
-                commits = commits.wrapping_add(1);
-                pages.append(&mut uncommitted);
+                behind.commits = behind.commits.wrapping_add(1);
+                behind.least = behind.least.min(head.commit);
+                behind.pages.append(&mut uncommitted);
             }
             frame = frame.next();
         }
-        Ok((pages, commits))
+        Ok(behind)
     }
 
     /// Commits in the WAL up to frame `last`.

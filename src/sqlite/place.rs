@@ -24,6 +24,11 @@ pub(super) struct Opened {
     files: Cell<[Option<FileId>; 3]>,
 }
 
+/// The file at `path`, or None if there is none.
+fn find(path: &Path) -> Result<Option<FileId>> {
+    FileId::find(path).map_err(|e| Error::io(format!("litestream: looking for {}", path.display()), &e))
+}
+
 impl Opened {
     /// The files of the database at `path`, none of them open yet.
     pub fn new(path: &Path) -> Opened {
@@ -58,11 +63,12 @@ impl Opened {
         self.files.get() == other.files.get()
     }
 
-    /// Fails with the first file that is not the one at its path any more.
+    /// Fails with the first file that is not the one at its path any more, or with
+    /// [`Kind::Io`] where the system does not tell.
     pub fn check(&self) -> Result<()> {
         for (path, file) in self.paths.iter().zip(self.files.get()) {
             let Some(file) = file else { continue };
-            match FileId::at(path) {
+            match find(path)? {
                 Some(now) if now == file => {}
                 now => return Err(self.not_in_place(path, now.is_some())),
             }

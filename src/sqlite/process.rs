@@ -2,6 +2,7 @@
 
 use std::ffi::{CString, c_int, c_void};
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::mem::MaybeUninit;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -69,9 +70,21 @@ pub struct FileId {
 }
 
 impl FileId {
-    /// The file at `path`. None if there is none.
+    /// The file at `path`. None if there is none, or if that cannot be found out.
     pub fn at(path: &Path) -> Option<FileId> {
-        fs::metadata(path).ok().map(|file| FileId::of(&file))
+        FileId::find(path).ok().flatten()
+    }
+
+    /// The file at `path`, or None if there is none.
+    ///
+    /// # Errors
+    /// The system does not tell, for an instant or for good: that says nothing about the file.
+    pub fn find(path: &Path) -> io::Result<Option<FileId>> {
+        match fs::metadata(path) {
+            Ok(file) => Ok(Some(FileId::of(&file))),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// The file that `metadata` describes.

@@ -65,7 +65,9 @@ impl SidecarLock {
             return Ok(false);
         }
         let own = held.file.metadata().ok().map(|file| FileId::of(&file));
-        if own.is_some() && own == FileId::at(&self.folder.join("lock")) {
+        // Where the system does not tell for now, the lock is held as it was.
+        let Ok(at_path) = FileId::find(&self.folder.join("lock")) else { return Ok(false) };
+        if own.is_some() && own == at_path {
             held.seen = Instant::now();
             return Ok(false);
         }

@@ -14,6 +14,7 @@
 
 mod memory_vfs;
 mod random;
+mod steps;
 mod upstream;
 mod workload;
 mod world;
