@@ -121,47 +121,6 @@ fn the_end_of_a_process_calls_no_vfs_of_the_host() {
     });
 }
 
-/// Ends the process with another code if its VFS was called to cut a file.
-extern "C" fn require_no_cut() {
-    let calls = DISK.get().map(|disk| disk.calls()).unwrap_or_default();
-    if calls.contains_key(&Call::Truncate) {
-        eprintln!("called at the end of the process: {calls:?}");
-        #[allow(unsafe_code)]
-        // SAFETY: ends the process at once, and runs nothing of it.
-        unsafe {
-            libc::_exit(9)
-        };
-    }
-}
-
-#[test]
-fn a_process_that_ends_while_a_replica_is_made_calls_no_vfs_of_the_host() {
-    in_its_own_process!("a_process_that_ends_while_a_replica_is_made_calls_no_vfs_of_the_host", |folder| {
-        #[allow(unsafe_code)]
-        // SAFETY: the function lives as long as the process. What is registered first runs last,
-        // after the library's.
-        unsafe {
-            libc::atexit(require_no_cut)
-        };
-        let path = folder.join("copy.db");
-        let disk = DISK.get_or_init(|| Disk::of(&path));
-        let replica = disk.open();
-        let upstream = Upstream::start(move |_, reply| {
-            reply.stream_v2(4096);
-            let records = stream::everything(FIRST, &database(4096, 20), 4096);
-            records.iter().take(records.len() - 1).for_each(|record| reply.send(&record.encode()));
-            reply.hold();
-        });
-        let follow = format!("SELECT litestream_follow('{}/app.db')", upstream.url());
-        std::thread::spawn(move || replica.refused(&follow));
-        until("pages are in the file", || if file_bytes(&path).len() > 8192 { Ok(()) } else { Err("not yet") });
-        // Nothing fails; from here on calls are counted.
-        disk.fail(Fault { call: Call::Open, nth: usize::MAX, lasting: false, short: false });
-        // Its connections stay open, as they do where an interpreter ends with them.
-        std::mem::forget(upstream);
-    });
-}
-
 /// Waits until the database is not served any more, and gives the reason.
 fn until_stalled(app: &rusqlite::Connection) -> String {
     until("the primary is stalled", || match app.ask::<String>("SELECT state FROM litestream_status") {
