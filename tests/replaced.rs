@@ -328,21 +328,3 @@ fn a_folder_that_cannot_be_looked_into_for_a_while_ends_nothing() {
     primary.run("CREATE TABLE later(x)");
     catch_up(&mut primary, &mut replica);
 }
-
-/// A served database that another file was renamed over, which the primary has noticed.
-fn renamed_over(temp: &Temp) -> rusqlite::Connection {
-    let database = temp.path("app.db");
-    let app = loaded(&database);
-    app.run("PRAGMA journal_mode = wal; CREATE TABLE t(x)");
-    app.ask::<String>("SELECT litestream_serve('127.0.0.1:0')");
-    until("the WAL is empty", || match app.ask::<i64>("PRAGMA wal_checkpoint(TRUNCATE)") {
-        0 => Ok(()),
-        busy => Err(busy.to_string()),
-    });
-    fs::rename(backup(temp), &database).unwrap();
-    until("it is noticed", || match app.ask::<String>("SELECT ifnull(reason, state) FROM litestream_status") {
-        told if told.contains("was replaced by another file") => Ok(()),
-        told => Err(told),
-    });
-    app
-}
