@@ -3,10 +3,11 @@ use std::io::Cursor;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::mpsc::channel;
 
 use litestream::base::{Error, Generation, Position, Result};
 use litestream::format::compression::Compression;
-use litestream::replica::{self, Compared, Have, Opened, Options, PageSums, Upstream};
+use litestream::replica::{self, Compared, Have, Opened, Options, PageSums, Times, Upstream, UpstreamClock};
 use litestream::store::Sidecar;
 
 use crate::apply_wal::{PAGE, ROWS};
@@ -34,7 +35,8 @@ impl Upstream for Canned {
         assert!(self.opened.fetch_add(1, Relaxed) < 5, "one stream after another is asked for");
         let body = Box::new(Cursor::new(self.stream.clone()));
         let version2 = self.version2;
-        Ok(Opened { version2, compression: Compression::Lz4, page_size: Some(PAGE as u32), body })
+        let clock = UpstreamClock::new(Times::WallClock, Box::new(|| channel().1));
+        Ok(Opened { version2, compression: Compression::Lz4, clock, page_size: Some(PAGE as u32), body })
     }
 
     fn compare(&self, _: PageSums, _: Option<Position>) -> Result<Compared> {
