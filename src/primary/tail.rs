@@ -324,7 +324,8 @@ impl Tail {
     /// a read transaction is put in their way, at which they find nothing to do, until one is worth its while again.
     fn go_along(&mut self, frames: u32) -> Result<()> {
         let due = self.primary.options.checkpoint_frames;
-        let may_be_writers = !self.is_abandoned() || !std::mem::replace(&mut self.was_left, true);
+        let was_left = self.neglected >= NEGLECTED || std::mem::replace(&mut self.was_left, true);
+        let may_be_writers = !self.is_abandoned() || !was_left;
         if self.primary.is_past_limit(frames, 1) && may_be_writers {
             self.brake.unpin();
             return self.leave_to_writers();
