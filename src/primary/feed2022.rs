@@ -3,13 +3,14 @@
 //! A replica of that time replays the WAL of one index from its start, so that is what it is sent: first, unless it names
 //! the index the WAL is at, a snapshot as of now; then all of the WAL so far; then, from the log, what comes.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use bytes::Bytes;
 
 use super::Primary;
 use super::core::Core;
 use super::pages::Places;
+use super::served::locked;
 use crate::base::{Error, FrameNo, Generation, Kind, Lsn, PageSize, Pgno, Position, Result, limits};
 use crate::format::record::{HEADER_SIZE, Header, Type};
 use crate::format::{lz4, wal};
@@ -143,11 +144,6 @@ impl Pins {
             }
         }
     }
-}
-
-/// Locks; a panic of another thread under the lock is told by its own error.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Segment records for the frames (from, to] of the WAL; the WAL header as a segment of its own before the first of them.

@@ -422,6 +422,6 @@ impl Primary {
 }
 
 /// Locks; a panic of another thread under the lock is told by its own error, and what it left is looked at anew.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
